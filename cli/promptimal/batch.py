@@ -1,0 +1,112 @@
+"""Many prompts in, a line out for each, in their order: `promptimal --jsonl < prompts.jsonl > rewrites.jsonl`.
+
+Memory does not grow with the input: prompts are read as slots of the engine come free, and each line is written as soon as it and all
+before it are done. A line that cannot be rewritten gives a line that says why.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from promptimal.rewrite import Rewrite, Rewriter
+
+SLOTS = 8
+"""Prompts under way at once."""
+
+
+class Job(NamedTuple):
+    """One input line: the prompt, or what is wrong with the line, and the fields that its output line keeps."""
+
+    prompt: str
+    error: str
+    fields: dict[str, Any]
+
+
+def read_jsonl(stream: IO[bytes]) -> Iterator[Job]:
+    """JSON objects, one a line, whose "prompt" is a text; a bare JSON string counts as a prompt."""
+    for line in stream:
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield Job("", f"not JSON: {str(error)[:100]}", {})
+            continue
+        if isinstance(record, str):
+            record = {"prompt": record}
+        if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+            yield Job("", 'no text "prompt" in it', {})
+            continue
+        yield _job(record["prompt"], record)
+
+
+def read_separated(stream: IO[bytes], separator: bytes) -> Iterator[Job]:
+    """Prompts that end with a separator: a line feed or a NUL byte."""
+    rest = b""
+    while block := stream.read1(1 << 16):  # type: ignore[attr-defined]
+        *whole, rest = (rest + block).split(separator)
+        for data in whole:
+            yield _decoded(data)
+    if rest:
+        yield _decoded(rest)
+
+
+def run(jobs: Iterator[Job], rewriter: Rewriter, n: int, write: Callable[[Job, list[Rewrite]], None], progress: bool) -> int:
+    """Rewrite all jobs in order; the number of those that could not be."""
+    pending: list[Job] = []
+    failed = done = 0
+    started = last = time.monotonic()
+
+    def prompts() -> Iterator[str]:
+        for job in jobs:
+            pending.append(job)
+            yield job.prompt
+
+    for rewrites in rewriter.rewrite_all(prompts(), n):
+        job = pending.pop(0)
+        write(job, rewrites)
+        done += 1
+        failed += bool(job.error)
+        now = time.monotonic()
+        if progress and now - last > 0.5:
+            last = now
+            print(f"\r{done:,} prompts, {done / (now - started):.1f} a second ", end="", file=sys.stderr, flush=True)
+    if progress and done:
+        seconds = time.monotonic() - started
+        print(f"\r{done:,} prompts in {seconds:.0f} s, {done / seconds:.1f} a second, {failed:,} failed", file=sys.stderr)
+    return failed
+
+
+def open_resumed(path: Path) -> tuple[IO[bytes], int]:
+    """A file of output lines to append to, and how many whole lines it holds; half a line at its end is cut off."""
+    file = path.open("a+b")
+    file.seek(0)
+    whole = end = 0
+    for line in file:
+        if not line.endswith(b"\n"):
+            break
+        whole += 1
+        end += len(line)
+    file.truncate(end)
+    file.seek(0, 2)
+    return file, whole
+
+
+def _decoded(data: bytes) -> Job:
+    try:
+        return _job(data.decode().removesuffix("\r"), {})
+    except UnicodeDecodeError as error:
+        return Job("", f"not valid UTF-8 (byte {error.start})", {})
+
+
+def _job(prompt: str, fields: dict[str, Any]) -> Job:
+    if not prompt.strip():
+        return Job("", "the prompt is empty", fields)
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        return Job("", "the prompt has half a surrogate pair in it", fields)
+    return Job(prompt, "", fields)

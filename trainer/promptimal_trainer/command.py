@@ -1,0 +1,70 @@
+"""The command `promptimal-train`: check pairs, fine-tune on them.
+
+    promptimal-train check
+    promptimal-train finetune --recipe smollm2-135m --out runs/mine
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from promptimal_trainer import pairs
+
+
+def main() -> int:
+    """Run the command; its exit code is 0 done, 1 it could not or the pairs are faulty, 2 wrong usage, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="promptimal-train",
+        description="Build the data set and fine-tune the rewriter.",
+        epilog="exit codes: 0 done, 1 it could not (for check: there are faults), 2 wrong usage, 130 interrupted",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    check = commands.add_parser("check", help="look for faults in training pairs")
+    check.add_argument("pairs", type=Path, nargs="?", default=pairs.DEFAULT, help="JSON lines (default: the project's own pairs)")
+    check.add_argument("--against", type=Path, action="append", default=[], metavar="FILE", help="evaluation prompts that must not be near any pair")
+    finetune = commands.add_parser("finetune", help="train a LoRA adapter by a recipe")
+    finetune.add_argument("--recipe", default="smollm2-135m", help="a built-in recipe or a .toml file (default: %(default)s)")
+    finetune.add_argument("--data", type=Path, default=pairs.DEFAULT, metavar="FILE", help="pairs to train on (default: the project's own)")
+    finetune.add_argument("--out", type=Path, required=True, metavar="DIRECTORY", help="where the adapter goes; a checkpoint there is gone on from")
+    finetune.add_argument("--limit", type=int, metavar="N", help="train on the first N pairs only")
+    arguments = parser.parse_args()
+    try:
+        return {"check": _check, "finetune": _finetune}[arguments.command](arguments)
+    except pairs.BadPairs as error:
+        print(f"promptimal-train: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("promptimal-train: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 1
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from promptimal_trainer.check import check, summary
+
+    faults = check(arguments.pairs, [*arguments.against])
+    for fault in faults:
+        print(fault)
+    print(summary(arguments.pairs), file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _finetune(arguments: argparse.Namespace) -> int:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        print("promptimal-train: torch is not installed: pip install 'promptimal-local[train]'", file=sys.stderr)
+        return 1
+    from promptimal_trainer.base import BadBase
+    from promptimal_trainer.finetune import BadRecipe, finetune, read_recipe
+
+    try:
+        run = finetune(read_recipe(arguments.recipe), arguments.data, arguments.out, arguments.limit)
+    except (BadRecipe, BadBase) as error:
+        print(f"promptimal-train: {error}", file=sys.stderr)
+        return 1
+    print(f"held-out loss {' → '.join(f'{x:.3f}' for x in run.losses)} nats a token; adapter in {run.directory}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Compare two systems blind: rewrites of the same prompts side by side, with names and sides hidden.
+
+    promptimal-train compare prompt rewrites.jsonl --prompts evaluation.jsonl --out sheets/one
+    … readers, or a judge (--judge), write sheets/one/verdicts.jsonl …
+    promptimal-train compare prompt rewrites.jsonl --prompts evaluation.jsonl --out sheets/one
+
+A system is "prompt" (the person's own words), or a file of JSON lines with "prompt" and "rewrite", such as `promptimal --jsonl` writes.
+`sheet.jsonl` is what readers see, `key.jsonl` tells afterwards which side was which. A verdict is
+{"id": 7, "better": "first" | "second" | "same", "fault": "…"}; the fault, if any, is the loser's.
+"""
+
+import json
+import random
+import urllib.request
+from collections import Counter, defaultdict
+from math import sqrt
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from promptimal_trainer.pairs import BadPairs, read_lines, write_lines
+
+JUDGING = """\
+A person typed a prompt for a chatbot. You see two candidates to be sent in its place, in random order; one may be the prompt as it was typed.
+Choose the one whose ANSWER would serve that person better, or "same".
+Worse: changes or narrows what was asked; drops or alters what was given; invents; answers; contradicts or repeats itself; is garbled or cut off;
+adds demands that hardly fit. Better: with all that intact, clearer, and asking for what the person would want.
+Richer but changed loses to plain but faithful. Judge by meaning, not by length."""
+
+
+class Row(NamedTuple):
+    """Wins, ties and losses of B against A for the prompts of one kind."""
+
+    kind: str
+    wins: int
+    ties: int
+    losses: int
+
+    @property
+    def count(self) -> int:
+        return self.wins + self.ties + self.losses
+
+
+def make_sheet(a: str, b: str, prompts: Path, out: Path, seed: int = 0) -> int:
+    """Write `sheet.jsonl` and `key.jsonl`; the number of pairs to judge. Where both systems say the same, nobody is asked.
+
+    Raises BadPairs where a system has no rewrite of a prompt.
+    """
+    records = [record for _, record in read_lines(prompts)]
+    sides = _rewrites(a, records), _rewrites(b, records)
+    order = random.Random(seed)
+    sheet, key = [], []
+    for number, record in enumerate(records):
+        pair = sides[0][number], sides[1][number]
+        flipped = order.random() < 0.5
+        same = pair[0].strip() == pair[1].strip()
+        key.append({"id": number, "kind": record.get("kind", record.get("category", "")), "first": "B" if flipped else "A", "same": same})
+        if not same:
+            first, second = reversed(pair) if flipped else pair
+            sheet.append({"id": number, "prompt": record["prompt"], "first": first, "second": second})
+    order.shuffle(sheet)
+    out.mkdir(parents=True, exist_ok=True)
+    write_lines(out / "sheet.jsonl", sheet)
+    write_lines(out / "key.jsonl", key)
+    (out / "JUDGING.txt").write_text(JUDGING + "\n", encoding="utf-8")
+    return len(sheet)
+
+
+def tally(out: Path) -> tuple[list[Row], Counter[str]]:
+    """Rows by kind and in all (the last one), and the faults of B where it lost. Raises BadPairs where a verdict is missing or faulty."""
+    verdicts = {record["id"]: record for _, record in read_lines(out / "verdicts.jsonl")}
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    faults: Counter[str] = Counter()
+    for _, entry in read_lines(out / "key.jsonl"):
+        if entry["same"]:
+            counts[entry["kind"]]["ties"] += 1
+            continue
+        verdict = verdicts.get(entry["id"])
+        if verdict is None or verdict.get("better") not in ("first", "second", "same"):
+            raise BadPairs(f"{out / 'verdicts.jsonl'}: no verdict for pair {entry['id']}")
+        if verdict["better"] == "same":
+            counts[entry["kind"]]["ties"] += 1
+        elif (verdict["better"] == "first") == (entry["first"] == "B"):
+            counts[entry["kind"]]["wins"] += 1
+        else:
+            counts[entry["kind"]]["losses"] += 1
+            faults[verdict.get("fault") or "none named"] += 1
+    rows = [Row(kind, c["wins"], c["ties"], c["losses"]) for kind, c in counts.items()]
+    return [*rows, Row("all", *(sum(getattr(r, f) for r in rows) for f in ("wins", "ties", "losses")))], faults
+
+
+def table(rows: list[Row], faults: Counter[str]) -> str:
+    """The rows as a Markdown table, with the Wilson interval of the share won."""
+    lines = ["| kind | prompts | won | tied | lost | won, 95% interval |", "| --- | --- | --- | --- | --- | --- |"]
+    for row in rows:
+        low, high = wilson(row.wins, row.count)
+        lines.append(
+            f"| {row.kind} | {row.count} | {row.wins / row.count:.0%} | {row.ties / row.count:.0%} | {row.losses / row.count:.0%}"
+            f" | {low:.0%} to {high:.0%} |"
+        )
+    if faults:
+        lines += ["", "Faults named where it lost: " + ", ".join(f"{fault} {n}" for fault, n in faults.most_common(12)) + "."]
+    return "\n".join(lines)
+
+
+def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Interval of a share (Wilson, 1927)."""
+    if not count:
+        return 0.0, 1.0
+    share = hits / count
+    middle = share + z * z / (2 * count)
+    spread = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return (middle - spread) / (1 + z * z / count), (middle + spread) / (1 + z * z / count)
+
+
+def ask_judge(out: Path, url: str, model: str, key: str | None = None) -> None:
+    """Have an OpenAI-compatible server judge the sheet and write `verdicts.jsonl`, a line as each verdict comes, so that it can be gone on with."""
+    path = out / "verdicts.jsonl"
+    done = {record["id"] for _, record in read_lines(path)} if path.exists() else set()
+    with path.open("a", encoding="utf-8") as file:
+        for _, pair in read_lines(out / "sheet.jsonl"):
+            if pair["id"] in done:
+                continue
+            verdict = _judge(pair, url, model, key)
+            file.write(json.dumps({"id": pair["id"], **verdict}) + "\n")
+            file.flush()
+
+
+def _judge(pair: dict[str, Any], url: str, model: str, key: str | None) -> dict[str, str]:
+    question = (
+        f"{JUDGING}\n\nPrompt as typed:\n<<<\n{pair['prompt']}\n>>>\n\nFirst:\n<<<\n{pair['first']}\n>>>\n\nSecond:\n<<<\n{pair['second']}\n>>>\n\n"
+        'Reply with one JSON object and nothing else: {"better": "first" or "second" or "same", "fault": "the loser\'s fault in at most three words, or empty"}'
+    )
+    body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": question}]}
+    request = urllib.request.Request(
+        url.rstrip("/") + "/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=300) as response:
+            text = json.load(response)["choices"][0]["message"]["content"]
+        verdict = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        if verdict["better"] not in ("first", "second", "same"):
+            raise ValueError(f"it said {verdict['better']!r}")
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise BadPairs(f"the judge at {url} gave no verdict on pair {pair['id']}: {error}") from error
+    return {"better": verdict["better"], "fault": str(verdict.get("fault", ""))}
+
+
+def _rewrites(system: str, records: list[dict[str, Any]]) -> list[str]:
+    if system == "prompt":
+        return [record["prompt"] for record in records]
+    known = {record["prompt"]: record["rewrite"] for _, record in read_lines(Path(system)) if "rewrite" in record}
+    try:
+        return [known[record["prompt"]] for record in records]
+    except KeyError as error:
+        raise BadPairs(f"{system}: no rewrite of the prompt {str(error)[:80]}") from error

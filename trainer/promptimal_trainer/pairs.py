@@ -1,0 +1,93 @@
+"""Read and write training pairs: JSON lines of {"category", "prompt", "improved", …}, one pair a line.
+
+    {"category": "fact", "prompt": "who invented the telephone", "improved": "Who invented the telephone? Give …"}
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DEFAULT = Path(__file__).parent / "data" / "pairs.jsonl"
+
+
+class BadPairs(Exception):
+    """A pairs file that cannot be used; the message names the file and the line."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    category: str
+    prompt: str
+    improved: str
+    score: float | None = None
+    origin: str | None = None
+
+
+def read(path: Path) -> list[Pair]:
+    """All pairs of a file.
+
+    Raises BadPairs where a line is no JSON object with the three texts, or the file holds no pair.
+    """
+    pairs = [_pair(record, place) for place, record in read_lines(path)]
+    if not pairs:
+        raise BadPairs(f"{path}: no pairs in it")
+    return pairs
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each JSON object of a file with its place, "file:line"."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadPairs(f"{path}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadPairs(f"{place}: not JSON: {error.msg}") from error
+        if not isinstance(record, dict):
+            raise BadPairs(f"{place}: not a JSON object")
+        yield place, record
+
+
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write JSON lines to a temporary file beside `path`, then rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for record in records:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_held_out(prompt: str, share: float) -> bool:
+    """Whether a prompt belongs to the held-out part: decided by its hash alone, so that adding pairs moves none."""
+    digest = hashlib.sha256(" ".join(prompt.lower().split()).encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _pair(record: dict[str, Any], place: str) -> Pair:
+    for name in ("category", "prompt", "improved"):
+        if not isinstance(record.get(name), str) or not record[name].strip():
+            raise BadPairs(f'{place}: "{name}" must be a text that is not empty')
+    return Pair(
+        record["category"], record["prompt"], record["improved"], record.get("score"), record.get("origin")
+    )
