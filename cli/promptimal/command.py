@@ -121,9 +121,7 @@ def _decode(data: bytes, name: str) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _Failure(
-            f"{name} is not valid UTF-8 (byte {error.start}): convert it first, for example with iconv"
-        ) from None
+        raise _Failure(f"{name} is not valid UTF-8 (byte {error.start}): convert it first, for example with iconv") from None
     if "\0" in text:
         raise _Failure(f"{name} has NUL bytes in it: is it a text?")
     return text
@@ -168,7 +166,7 @@ def _rewrite_many(arguments: argparse.Namespace) -> int:
     from promptimal.rewrite import WIDTH, Rewriter
 
     try:
-        streams = [Path(name).open("rb") for name in arguments.file] or [sys.stdin.buffer]
+        streams = [Path(name).open("rb") for name in arguments.file] or [sys.stdin.buffer]  # noqa: SIM115
     except OSError as error:
         raise _Failure(f"cannot read {error.filename}: {error.strerror}") from None
     read = batch.read_jsonl if arguments.jsonl else lambda s: batch.read_separated(s, b"\0" if arguments.null else b"\n")

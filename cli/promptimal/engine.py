@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 BATCH = 512
 """Tokens a llama_decode."""
@@ -100,9 +100,7 @@ class Engine:
     Raises BadModel where llama.cpp refuses the file.
     """
 
-    def __init__(
-        self, model: Path, *, width: int, slots: int = 1, context: int = 1024, adapter: Path | None = None
-    ) -> None:
+    def __init__(self, model: Path, *, width: int, slots: int = 1, context: int = 1024, adapter: Path | None = None) -> None:
         self.path, self.width, self.slots, self.context = model, width, slots, context
         self._lib = llama = _load_library()
         with _quiet(llama):

@@ -40,9 +40,7 @@ _VERBATIM = {
     r"|(?<![\w-])--?[a-z][\w-]*\b|(?<!\w)[\w-]+\.(?:py|js|ts|c|h|cpp|rs|go|java|sh|sql|csv|json|txt|md|html|css|ya?ml|toml|pdf|docx?|xlsx?)\b",
     "placeholder": r"\{[^{}\n]*\}|\[[^\[\]\n]+\]|<[^<>\n]+>|%\w|\$\w+",
 }
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-)
+_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _NUMBER_WORDS = {
     **{word: str(n) for n, word in enumerate(_UNITS)},

@@ -25,7 +25,9 @@ _OTHER = frozenset(
     ja on ei että miten kuinka ovat minun
     apa yang dan di untuk bagaimana saya dengan ini tidak cara
     là của và cho không một những tôi như thế nào""".split()
-) - frozenset("a i me as is in on at to an all so or it he we was will can do has no one not you en er il".split())
+) - frozenset(
+    "a i me as is in on at to an all so or it he we was will can do has no one not you en er il o os e à y w z apa dan ja mi ma co au".split()
+)
 
 
 def is_english(text: str) -> bool:

@@ -10,6 +10,7 @@ The split decides what may be changed, never what is kept: a rewrite is built fr
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 MAX_VIEW = 1600
@@ -159,15 +160,15 @@ def _split_paragraphs(text: str) -> list[Segment]:
     if not text.strip():
         return [Segment("ask", text)] if text else []
     cuts = [0, *(m.end() for m in _BLANK.finditer(text)), len(text)]
-    blocks = [_Block(text[a:b]) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+    blocks = [_Block(text[a:b]) for a, b in pairwise(cuts) if a < b]
     pieces: list[Segment] = []
     handed = False  # an earlier paragraph announced material
     for number, block in enumerate(blocks):
         kind = _block_kind(block)
         prose = kind == "ask"
-        if prose and handed and _is_handed_prose(block, last=number == len(blocks) - 1):
-            pieces.append(Segment("text", block.text))
-        elif prose and number == 0 and len(blocks) > 1 and _asks_only_at_the_end(blocks):
+        if (prose and handed and _is_handed_prose(block, last=number == len(blocks) - 1)) or (
+            prose and number == 0 and len(blocks) > 1 and _asks_only_at_the_end(blocks)
+        ):
             pieces.append(Segment("text", block.text))
         elif prose:
             pieces += _split_at_colon(block.text)
@@ -233,9 +234,7 @@ def _is_handed_prose(block: _Block, last: bool) -> bool:
     text = block.text.strip()
     if has_options(text) or re.match(r"(i|i'm|i've|my|we|our|please|also|it|you)\b", text, re.I):
         return False
-    if last and len(text) < 250 and (text.endswith("?") or (_TEXT_WORK.match(text) and ":" not in text[:60])):
-        return False
-    return True
+    return not (last and len(text) < 250 and (text.endswith("?") or (_TEXT_WORK.match(text) and ":" not in text[:60])))
 
 
 def _asks_only_at_the_end(blocks: list[_Block]) -> bool:
@@ -254,7 +253,7 @@ def _asks_only_at_the_end(blocks: list[_Block]) -> bool:
 
 
 def _split_at_colon(text: str) -> list[Segment]:
-    """"Summarize this: The mill closed …" hands over what follows its colon."""
+    """ "Summarize this: The mill closed …" hands over what follows its colon."""
     for match in _COLON.finditer(text):
         head, rest = text[: match.end()], text[match.end() :]
         last_sentence = _SENTENCE_END.split(head.rstrip(": \t\r\n"))[-1]
@@ -262,8 +261,10 @@ def _split_at_colon(text: str) -> list[Segment]:
             continue
         if has_options(rest) or re.search(r"\d:$", head.rstrip()):
             continue
-        short_label = re.search(r"(^|\n)\s*(text|input|passage|sentence|article|paragraph|context|code|data|email|review|document)s?\s*:\s*$", head, re.I)
-        if short_label or (_TEXT_WORK.search(last_sentence) and (_POINTS.search(last_sentence) or '"' == rest.strip()[0])):
+        short_label = re.search(
+            r"(^|\n)\s*(text|input|passage|sentence|article|paragraph|context|code|data|email|review|document)s?\s*:\s*$", head, re.I
+        )
+        if short_label or (_TEXT_WORK.search(last_sentence) and (_POINTS.search(last_sentence) or rest.strip()[0] == '"')):
             if _ITEM.match(rest) and rest.count("\n") >= 2:
                 return [Segment("ask", head), Segment("list", rest)]
             return [Segment("ask", head), *_trailing_question(rest)]

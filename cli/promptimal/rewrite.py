@@ -132,9 +132,7 @@ class Rewriter:
         score = exp(choice.likelihood)
         if stop >= SECOND:
             return made([choice.ask], score, stop=stop)
-        seconds = yield from choose(
-            sequences, self.bank.second, choice.sequence, choice.row, 2, frozenset({choice.ask})
-        )
+        seconds = yield from choose(sequences, self.bank.second, choice.sequence, choice.row, 2, frozenset({choice.ask}))
         for second in seconds:
             sequences.close(second.sequence)
         for second in seconds:
@@ -142,9 +140,7 @@ class Rewriter:
                 return made([choice.ask, second.ask], score, stop=stop, second=exp(second.likelihood))
         return made([choice.ask], score, stop=stop)
 
-    def _own_words(
-        self, sequences: Sequences, root: int, row: Any, size: int
-    ) -> Generator[list[Feed], Any, str]:
+    def _own_words(self, sequences: Sequences, root: int, row: Any, size: int) -> Generator[list[Feed], Any, str]:
         """The request as the model would put it: one line, decoded greedily, at most twice as long as the request."""
         sequence = sequences.fork(root)
         written = b""

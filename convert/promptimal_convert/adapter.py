@@ -1,6 +1,6 @@
 """A PEFT LoRA adapter (adapter_model.safetensors, adapter_config.json) into a GGUF adapter that llama.cpp can load.
 
-    promptimal-convert adapter runs/mine --base base.gguf --out mine.gguf
+promptimal-convert adapter runs/mine --base base.gguf --out mine.gguf
 """
 
 import json
@@ -67,9 +67,7 @@ def permute(weight: np.ndarray, heads: int) -> np.ndarray:
 
     `weight` has the shape (heads × head size, n).
     """
-    return (
-        weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
-    )
+    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The command `promptimal-convert`: adapters into GGUF, adapters into models, models into other quantizations.
 
-    promptimal-convert adapter runs/mine --base base.gguf --out mine.gguf
-    promptimal-convert merge base.gguf mine.gguf --type Q8_0 --out merged.gguf
-    promptimal-convert show merged.gguf
+promptimal-convert adapter runs/mine --base base.gguf --out mine.gguf
+promptimal-convert merge base.gguf mine.gguf --type Q8_0 --out merged.gguf
+promptimal-convert show merged.gguf
 """
 
 import argparse

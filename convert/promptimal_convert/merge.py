@@ -1,6 +1,6 @@
 """Merge a GGUF adapter into a GGUF base and quantize the result, one tensor at a time, in NumPy.
 
-    promptimal-convert merge base.gguf adapter.gguf --type Q8_0 --out merged.gguf
+promptimal-convert merge base.gguf adapter.gguf --type Q8_0 --out merged.gguf
 """
 
 from pathlib import Path

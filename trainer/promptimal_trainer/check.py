@@ -1,6 +1,6 @@
 """The gate that training pairs pass: look for what would teach the model something wrong.
 
-    promptimal-train check pairs.jsonl --against prompts.jsonl
+promptimal-train check pairs.jsonl --against prompts.jsonl
 """
 
 import re
@@ -20,7 +20,10 @@ NEAR = 0.8
 """Share of their words that two prompts have in common, from which on they are the same."""
 _SHARE = (0.02, 0.15)  # of a kind among all pairs
 _MOST_COMMON = 0.03  # share of the pairs that may have one and the same ask
-_CAP = re.compile(r"\b(?:in|under|at most|no more than|within) (?:a|one|two|three|\d+) (?:short |single )?(?:sentences?|words?|lines?|paragraphs?)\b", re.I)
+_CAP = re.compile(
+    r"\b(?:in|under|at most|no more than|within) (?:a|one|two|three|\d+) (?:short |single )?(?:sentences?|words?|lines?|paragraphs?)\b",
+    re.I,
+)
 
 
 def check(path: Path, against: Iterable[Path] = ()) -> list[str]:
@@ -65,7 +68,11 @@ def _pair_faults(pair: Pair) -> Iterator[str]:
         if fault.problem == "missing" and fault.kind in ("number", "link", "placeholder"):
             yield str(fault)
     for fault in fidelity.check(f"{pair.prompt} {parts.request}", parts.asks):
-        if fault.problem == "new" and fault.kind in ("link", "number") and fault.text.lower() not in ("one", "two", "three", "half", "twice"):
+        if (
+            fault.problem == "new"
+            and fault.kind in ("link", "number")
+            and fault.text.lower() not in ("one", "two", "three", "half", "twice")
+        ):
             yield f"an ask brings in a {fault.kind}: {fault.text}"
     if match := _CAP.search(parts.asks):
         yield f"an ask caps the length: {match[0]!r}"

@@ -1,7 +1,7 @@
 """The command `promptimal-train`: check pairs, fine-tune on them.
 
-    promptimal-train check
-    promptimal-train finetune --recipe smollm2-135m --out runs/mine
+promptimal-train check
+promptimal-train finetune --recipe smollm2-135m --out runs/mine
 """
 
 import argparse
@@ -21,11 +21,15 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     check = commands.add_parser("check", help="look for faults in training pairs")
     check.add_argument("pairs", type=Path, nargs="?", default=pairs.DEFAULT, help="JSON lines (default: the project's own pairs)")
-    check.add_argument("--against", type=Path, action="append", default=[], metavar="FILE", help="evaluation prompts that must not be near any pair")
+    check.add_argument(
+        "--against", type=Path, action="append", default=[], metavar="FILE", help="evaluation prompts that must not be near any pair"
+    )
     finetune = commands.add_parser("finetune", help="train a LoRA adapter by a recipe")
     finetune.add_argument("--recipe", default="smollm2-135m", help="a built-in recipe or a .toml file (default: %(default)s)")
     finetune.add_argument("--data", type=Path, default=pairs.DEFAULT, metavar="FILE", help="pairs to train on (default: the project's own)")
-    finetune.add_argument("--out", type=Path, required=True, metavar="DIRECTORY", help="where the adapter goes; a checkpoint there is gone on from")
+    finetune.add_argument(
+        "--out", type=Path, required=True, metavar="DIRECTORY", help="where the adapter goes; a checkpoint there is gone on from"
+    )
     finetune.add_argument("--limit", type=int, metavar="N", help="train on the first N pairs only")
     arguments = parser.parse_args()
     try:

@@ -18,11 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from tqdm import tqdm
@@ -31,6 +26,11 @@ from promptimal import chat, passage
 from promptimal_trainer import base as base_model
 from promptimal_trainer import pairs as pairs_file
 from promptimal_trainer.pairs import Pair
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -224,9 +224,7 @@ def encode(prompt: str, improved: str, tokenizer: Any, template: chat.Template) 
     """The token numbers of one pair. Control tokens come from the template alone, never from the person's text."""
     seen = passage.view(passage.split(prompt))
     return Example(
-        prompt=_ids(tokenizer, template.before, special=True)
-        + _ids(tokenizer, seen)
-        + _ids(tokenizer, template.after, special=True),
+        prompt=_ids(tokenizer, template.before, special=True) + _ids(tokenizer, seen) + _ids(tokenizer, template.after, special=True),
         answer=_ids(tokenizer, chat.target(prompt, improved)) + _ids(tokenizer, template.end, special=True),
     )
 
@@ -316,9 +314,7 @@ def _loss(model: Any, batch: list[Example], recipe: Recipe) -> tuple[torch.Tenso
     return loss, len(labels)
 
 
-def _update(
-    model: Any, group: list[list[Example]], optimizer: torch.optim.Optimizer, weights: list[Any], recipe: Recipe
-) -> float:
+def _update(model: Any, group: list[list[Example]], optimizer: torch.optim.Optimizer, weights: list[Any], recipe: Recipe) -> float:
     """One weight update over a group of batches; the mean loss of an answer token."""
     answers = sum(len(e.answer) for batch in group for e in batch)
     total = 0.0

@@ -1,6 +1,6 @@
 """Read and write training pairs: JSON lines of {"category", "prompt", "improved", …}, one pair a line.
 
-    {"category": "fact", "prompt": "who invented the telephone", "improved": "Who invented the telephone? Give …"}
+{"category": "fact", "prompt": "who invented the telephone", "improved": "Who invented the telephone? Give …"}
 """
 
 import hashlib
@@ -88,6 +88,4 @@ def _pair(record: dict[str, Any], place: str) -> Pair:
     for name in ("category", "prompt", "improved"):
         if not isinstance(record.get(name), str) or not record[name].strip():
             raise BadPairs(f'{place}: "{name}" must be a text that is not empty')
-    return Pair(
-        record["category"], record["prompt"], record["improved"], record.get("score"), record.get("origin")
-    )
+    return Pair(record["category"], record["prompt"], record["improved"], record.get("score"), record.get("origin"))

@@ -1,0 +1,66 @@
+"""What the person gave is still there, and nothing was put in their mouth."""
+
+import pytest
+
+from promptimal.fidelity import check
+
+
+def faults(request: str, rewrite: str, **options: bool) -> list[str]:
+    return [str(f) for f in check(request, rewrite, **options)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("request_", "rewrite", "fault"),
+    [
+        ("Thirteen of twenty boxes", "Five of twenty boxes", "missing number: Thirteen"),
+        ("Thirteen of twenty boxes", "Five of thirteen of twenty boxes", "new number: Five"),
+        ("a 2.5 kg cat", "a 25 kg cat", "missing number: 2.5"),
+        ("What does Ada Lovelace say?", "What does Ada say?", "missing name: Lovelace"),
+        ("Who wrote it?", "Who wrote it? Was it Shakespeare?", "new name: Shakespeare"),
+        ("see https://a.example/x?y=1", "see https://a.example/x", "missing link: https://a.example/x?y=1"),
+        ("call get_user(id)", "call getUser", "missing code: get_user(id)"),
+        ('he said "never again"', 'he said "again"', 'missing quotation: "never again"'),
+        ("Dear {name}, hi", "Dear name, hi", "missing placeholder: {name}"),
+        ("do not use loops", "use loops", "missing negation: not"),
+        ("at most 5 apples", "5 apples", "missing limit: at most"),
+        ("gin cocktail", "ginsu cocktail", "missing word: gin"),
+        ("make soup without onions", "make soup with onions", "missing negation: without"),
+    ],
+)
+def test_a_loss_or_an_invention_is_named(request_: str, rewrite: str, fault: str) -> None:
+    assert fault in faults(request_, rewrite)
+
+
+@pytest.mark.parametrize(
+    ("request_", "rewrite"),
+    [
+        ("who invented the telephone", "Who invented the telephone? Give the answer first, then a little context."),
+        ("python sort dict by value", "Show how to sort a dict by value in Python."),
+        (
+            "email to boss asking day off friday",
+            "Write an email to my boss asking for a day off on Friday. Use [placeholders] for details.",
+        ),
+        ("dont use numpy pls", "Don't use NumPy."),
+    ],
+)
+def test_a_faithful_rewrite_has_no_fault(request_: str, rewrite: str) -> None:
+    assert faults(request_, rewrite) == []
+
+
+def test_only_a_misspelled_word_may_be_mended() -> None:
+    def known(word: str) -> bool:
+        return word in ("causal", "casual", "receive", "parcel")
+
+    assert check("when will i recieve the parcel", "When will I receive the parcel?", known=known, own_words=True) == []
+    assert check("a causal link", "A casual link.", known=known, own_words=True) != []
+
+
+def test_own_words_may_not_add_content() -> None:
+    assert faults("vegetable soup", "Explain how to make a vegetable soup.", own_words=True) == []
+    assert "new word: beef" in faults("soup", "Explain how to make a beef soup.", own_words=True)
+    assert "new negation: without" in faults("tea milk", "Tea without milk.", own_words=True)
+
+
+def test_a_fault_says_where_it_is() -> None:
+    (fault,) = check("Take 12 eggs.", "Take eggs.")
+    assert "Take 12 eggs."[fault.start : fault.end] == "12"
