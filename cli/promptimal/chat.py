@@ -60,10 +60,10 @@ def tidy(prompt: str) -> str:
     return text
 
 
-def target(prompt: str, improved: str) -> str:
-    """The two lines that the model should write for `prompt` to become `improved`."""
-    request, asks = take_apart(prompt, improved)
-    own = request
+def target(prompt: str, improved: str, chosen: str | None = None) -> str:
+    """The two lines that the model should write for `prompt` to become `improved`, with the asks `chosen` in place of its own."""
+    own, asks = take_apart(prompt, improved)
+    asks = asks if chosen is None else chosen
     if (
         "\n" in own
         or len(own) > MAX_OWN_WORDS
@@ -82,10 +82,9 @@ def take_apart(prompt: str, improved: str) -> Parts:
     improved = improved.strip()
     for kept in (prompt.strip(), tidy(prompt)):
         for stem in (kept, kept.rstrip(".?!: ")):
-            rest = improved[len(stem) :]
-            if improved.startswith(stem) and re.match(r"( ?\.\.\.|[.?!])?(\s|$)", rest):
-                mark = re.match(r"( ?\.\.\.|[.?!])?", rest)[0]
-                return Parts(stem + mark, _one_line(rest[len(mark) :]))
+            mark = _END_MARK.match(improved, len(stem)) if improved.startswith(stem) else None
+            if mark:
+                return Parts(stem + mark[0], _one_line(improved[mark.end() :]))
     wanted = set(_words(prompt)) & set(_words(improved))
     cut = len(improved)
     for start in reversed(_sentence_starts(improved)):
@@ -121,7 +120,7 @@ def _is_plain(text: str) -> bool:
     return not re.search(r"[{}<>\\|=;`\[\]]|^\W", text) and text.isascii()
 
 
-_CLAUSE = re.compile(r"[.?!,;:]\s+")
+_END_MARK = re.compile(r"(?: ?\.\.\.|[.?!])?(?=\s|$)")
 _QUESTION = re.compile(
     r"(?:so |and |but |ok |hey |hi )?(what|who|whom|whose|which|when|where|why|how|is|are|was|were|do|does|did|can|could|should|would|will"
     r"|am|has|have|isn't|aren't|don't|doesn't|didn't|can't|won't|what's|who's|where's|how's|whats|hows|wheres)\b",

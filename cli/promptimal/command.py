@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from promptimal import __version__
 
@@ -166,7 +166,7 @@ def _rewrite_many(arguments: argparse.Namespace) -> int:
     from promptimal.rewrite import WIDTH, Rewriter
 
     try:
-        streams = [Path(name).open("rb") for name in arguments.file] or [sys.stdin.buffer]  # noqa: SIM115
+        streams: list[IO[bytes]] = [Path(name).open("rb") for name in arguments.file] or [sys.stdin.buffer]  # noqa: SIM115
     except OSError as error:
         raise _Failure(f"cannot read {error.filename}: {error.strerror}") from None
     read = batch.read_jsonl if arguments.jsonl else lambda s: batch.read_separated(s, b"\0" if arguments.null else b"\n")

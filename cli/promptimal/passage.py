@@ -37,7 +37,7 @@ class _Block:
 
 _FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n]*\n.*?(?:^[ \t]*\1[ \t]*$|\Z)", re.M | re.S)
 _TAG = re.compile(r"<([A-Za-z][\w-]{0,40})(?: [^<>\n]{0,200})?>")
-_QUOTATION = re.compile(r"\"[^\"]{50,20000}\"|“[^“”]{50,20000}”|«[^«»]{50,20000}»")
+_QUOTATION = re.compile(r'(?<![\w"])"(?=[^\s"])[^"]{48,20000}[^\s"]"(?![\w"])|“[^“”]{50,20000}”|«[^«»]{50,20000}»')
 _BLANK = re.compile(r"(?:\r?\n[ \t]*)+\r?\n")
 _COLON = re.compile(r":[ \t]*(?:\r?\n|(?=\S)|[ \t]+)")
 

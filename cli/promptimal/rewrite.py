@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import exp, log
 from typing import Any
 
@@ -73,7 +74,8 @@ class Rewriter:
         """Rewrites of many prompts, in their order, as they are ready."""
         waiting: dict[int, list[Rewrite]] = {}
         following = 0
-        for number, rewrites in self.engine.run((lambda s, p=p: self._task(s, p, n)) for p in prompts):
+        tasks = (partial(self._task, prompt=prompt, n=n) for prompt in prompts)
+        for number, rewrites in self.engine.run(tasks):
             waiting[number] = rewrites
             while following in waiting:
                 yield waiting.pop(following)
@@ -90,7 +92,8 @@ class Rewriter:
         root = sequences.open()
         rows = yield [Feed(root, [*self._before, *self.engine.tokenize(view), *self._after])]
         row = rows[0][-1]
-        request, faults, sequence = tidied, (), sequences.fork(root)
+        request, sequence = tidied, sequences.fork(root)
+        faults: tuple[str, ...] = ()
         may_reword = len(segments) == 1 and "\n" not in prompt.strip() and len(prompt) <= chat.MAX_OWN_WORDS
         first_line = self._keep
         if may_reword and int(row.argmax()) != self._keep[0]:
@@ -126,7 +129,9 @@ class Rewriter:
             rewrites.insert(0, made([], 0.0))
         return rewrites[:n]
 
-    def _complete(self, sequences: Sequences, choice: Choice, view: str, made: Any) -> Generator[list[Feed], Any, Rewrite]:
+    def _complete(
+        self, sequences: Sequences, choice: Choice, view: str, made: Callable[..., Rewrite]
+    ) -> Generator[list[Feed], Any, Rewrite]:
         """A rewrite that begins its asks with `choice`, and a second ask where the model wants one."""
         stop = exp(float(choice.row[self._end]))
         score = exp(choice.likelihood)

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from promptimal_convert.gguf_file import TYPES, BadGGUF, read_header
+from promptimal_convert.gguf_file import TYPES, Array, BadGGUF, read_header
 
 QUANTIZATIONS = ("F16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 
@@ -71,7 +71,7 @@ def _merge(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     header = read_header(arguments.file)
     for key, value in header.values.items():
-        if not isinstance(value, tuple):
+        if not isinstance(value, Array):
             print(f"{key} = {value!r}"[:200])
     for tensor in header.tensors.values():
         print(f"{tensor.name}  {TYPES[tensor.type][0]}  {' × '.join(map(str, tensor.shape))}")

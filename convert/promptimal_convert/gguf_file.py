@@ -53,7 +53,8 @@ class NewTensor(NamedTuple):
     data: Callable[[], bytes]
 
 
-class Array(NamedTuple):
+@dataclass(frozen=True)
+class Array:
     """An array value that was measured, not parsed."""
 
     item_type: int

@@ -36,17 +36,24 @@ def load(name: str, dtype: torch.dtype) -> Base:
     path = find_gguf(name)
     try:
         with _no_bars():
+            tokenizer = load_tokenizer(name)
             if path is None:
-                tokenizer = AutoTokenizer.from_pretrained(name)
                 model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
                 digest = _digest_of_directory(Path(name))
             else:
-                tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
                 model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
                 digest = sha256(path)
     except (OSError, ValueError) as error:
         raise BadBase(f"cannot load the base model {name!r}: {error}") from error
     return Base(model, tokenizer, path.name if path else name, digest)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of the base called `name`, as for `load`."""
+    path = find_gguf(name)
+    if path is None:
+        return AutoTokenizer.from_pretrained(name)
+    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
 def find_gguf(name: str) -> Path | None:

@@ -6,9 +6,11 @@ promptimal-train check pairs.jsonl --against prompts.jsonl
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from promptimal import chat, fidelity, passage
+from promptimal.asks import read_bank
 from promptimal_trainer.pairs import Pair, read, read_lines
 
 KINDS = (
@@ -44,13 +46,13 @@ def summary(path: Path) -> str:
     """Counts by kind, the share of pairs with no asks, and how varied the asks are."""
     pairs = read(path)
     kinds = Counter(p.category for p in pairs)
-    asks = [chat.take_apart(p.prompt, p.improved).asks for p in pairs]
-    sentences = [s for a in asks for s in re.split(r"(?<=\.) ", a) if s]
-    own = sum(not chat.target(p.prompt, p.improved).startswith(chat.KEEP + "\n") for p in pairs)
+    sentences = [s for p in pairs for s in _sentences(p)]
+    own = sum(not p.target.startswith(chat.KEEP + "\n") for p in pairs)
+    chosen = [p.asks for p in pairs if p.asks is not None]
     return (
         f"{len(pairs)} pairs: {', '.join(f'{k} {n}' for k, n in kinds.most_common())}\n"
-        f"{asks.count('') / len(pairs):.0%} with no asks, {own / len(pairs):.0%} with the request in other words, "
-        f"{len(set(sentences))} different asks of {len(sentences)}"
+        f"{own / len(pairs):.0%} with the request in other words; asks written: {len(sentences)}, {len(set(sentences))} different; "
+        f"pairs with asks chosen from the bank: {len(chosen)}, {chosen.count(()) / max(1, len(chosen)):.0%} of them with none"
     )
 
 
@@ -76,8 +78,16 @@ def _pair_faults(pair: Pair) -> Iterator[str]:
             yield f"an ask brings in a {fault.kind}: {fault.text}"
     if match := _CAP.search(parts.asks):
         yield f"an ask caps the length: {match[0]!r}"
+    for ask in pair.asks or ():
+        if ask not in _bank():
+            yield f"an ask that is not in the bank: {ask}"
     if "the user" in parts.asks.lower():
         yield 'an ask speaks of "the user"'
+
+
+@cache
+def _bank() -> frozenset[str]:
+    return frozenset(read_bank())
 
 
 class _Spelling:
@@ -90,13 +100,18 @@ class _Spelling:
         return word in self._words
 
 
+def _sentences(pair: Pair) -> list[str]:
+    """The asks that were written for a pair, a sentence each."""
+    return [s for s in re.split(r"(?<=\.) ", chat.take_apart(pair.prompt, pair.improved).asks) if s]
+
+
 def _share_faults(pairs: list[Pair]) -> Iterator[str]:
     kinds = Counter(p.category for p in pairs)
     for kind in KINDS:
         share = kinds[kind] / len(pairs)
         if not _SHARE[0] <= share <= _SHARE[1]:
             yield f"{share:.1%} of the pairs are of kind {kind}; each kind should have {_SHARE[0]:.0%} to {_SHARE[1]:.0%}"
-    sentences = Counter(s for p in pairs for s in re.split(r"(?<=\.) ", chat.take_apart(p.prompt, p.improved).asks) if s)
+    sentences = Counter(s for p in pairs for s in _sentences(p))
     for sentence, count in sentences.most_common(1):
         if count > _MOST_COMMON * len(pairs):
             yield f"{count} pairs have the same ask: {sentence}"

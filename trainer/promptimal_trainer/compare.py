@@ -36,7 +36,7 @@ class Row(NamedTuple):
     losses: int
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         return self.wins + self.ties + self.losses
 
 
@@ -92,9 +92,9 @@ def table(rows: list[Row], faults: Counter[str]) -> str:
     """The rows as a Markdown table, with the Wilson interval of the share won."""
     lines = ["| kind | prompts | won | tied | lost | won, 95% interval |", "| --- | --- | --- | --- | --- | --- |"]
     for row in rows:
-        low, high = wilson(row.wins, row.count)
+        low, high = wilson(row.wins, row.total)
         lines.append(
-            f"| {row.kind} | {row.count} | {row.wins / row.count:.0%} | {row.ties / row.count:.0%} | {row.losses / row.count:.0%}"
+            f"| {row.kind} | {row.total} | {row.wins / row.total:.0%} | {row.ties / row.total:.0%} | {row.losses / row.total:.0%}"
             f" | {low:.0%} to {high:.0%} |"
         )
     if faults:

@@ -99,7 +99,7 @@ def read_recipe(name: str) -> Recipe:
         if kind is float and isinstance(values[key], int) and not isinstance(values[key], bool):
             values[key] = float(values[key])
         if type(values[key]) is not kind:
-            raise BadRecipe(f"{path}: {key} must be of type {kind.__name__}")
+            raise BadRecipe(f"{path}: {key} must be of type {getattr(kind, '__name__', kind)}")
     if values["template"] not in chat.TEMPLATES:
         raise BadRecipe(f"{path}: template must be one of: {', '.join(chat.TEMPLATES)}")
     if values["precision"] not in ("bfloat16", "float32"):
@@ -220,12 +220,12 @@ def finetune(recipe: Recipe, data: Path, out: Path, limit: int | None = None) ->
     return Run(progress.losses, out)
 
 
-def encode(prompt: str, improved: str, tokenizer: Any, template: chat.Template) -> Example:
+def encode(pair: Pair, tokenizer: Any, template: chat.Template) -> Example:
     """The token numbers of one pair. Control tokens come from the template alone, never from the person's text."""
-    seen = passage.view(passage.split(prompt))
+    seen = passage.view(passage.split(pair.prompt))
     return Example(
         prompt=_ids(tokenizer, template.before, special=True) + _ids(tokenizer, seen) + _ids(tokenizer, template.after, special=True),
-        answer=_ids(tokenizer, chat.target(prompt, improved)) + _ids(tokenizer, template.end, special=True),
+        answer=_ids(tokenizer, pair.target) + _ids(tokenizer, template.end, special=True),
     )
 
 
@@ -253,7 +253,7 @@ class _Progress:
 def _examples(pairs: list[Pair], tokenizer: Any, recipe: Recipe) -> Iterator[Example]:
     template = chat.TEMPLATES[recipe.template]
     for pair in pairs:
-        example = encode(pair.prompt, pair.improved, tokenizer, template)
+        example = encode(pair, tokenizer, template)
         if _length(example) <= recipe.max_tokens:
             yield example
 
@@ -320,7 +320,7 @@ def _update(model: Any, group: list[list[Example]], optimizer: torch.optim.Optim
     total = 0.0
     for batch in group:
         loss, _ = _loss(model, batch, recipe)
-        (loss / answers).backward()
+        (loss / answers).backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
     optimizer.step()

@@ -1,6 +1,9 @@
 """Read and write training pairs: JSON lines of {"category", "prompt", "improved", …}, one pair a line.
 
-{"category": "fact", "prompt": "who invented the telephone", "improved": "Who invented the telephone? Give …"}
+    {"category": "fact", "prompt": "who invented the telephone", "improved": "Who invented the telephone? Give …", "asks": ["Give …"]}
+
+`improved` is written freely. `asks`, where there are any, are sentences of the bank (promptimal/asks.txt) that a reader chose for the
+prompt, none at all if the list is empty: the model learns those.
 """
 
 import hashlib
@@ -10,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from promptimal import chat
 
 DEFAULT = Path(__file__).parent / "data" / "pairs.jsonl"
 
@@ -23,8 +28,14 @@ class Pair:
     category: str
     prompt: str
     improved: str
+    asks: tuple[str, ...] | None = None
     score: float | None = None
     origin: str | None = None
+
+    @property
+    def target(self) -> str:
+        """What the model should write, see `promptimal.chat`."""
+        return chat.target(self.prompt, self.improved, None if self.asks is None else " ".join(self.asks))
 
 
 def read(path: Path) -> list[Pair]:
@@ -88,4 +99,14 @@ def _pair(record: dict[str, Any], place: str) -> Pair:
     for name in ("category", "prompt", "improved"):
         if not isinstance(record.get(name), str) or not record[name].strip():
             raise BadPairs(f'{place}: "{name}" must be a text that is not empty')
-    return Pair(record["category"], record["prompt"], record["improved"], record.get("score"), record.get("origin"))
+    asks = record.get("asks")
+    if asks is not None and not (isinstance(asks, list) and all(isinstance(a, str) for a in asks)):
+        raise BadPairs(f'{place}: "asks" must be a list of texts')
+    return Pair(
+        record["category"],
+        record["prompt"],
+        record["improved"],
+        None if asks is None else tuple(asks),
+        record.get("score"),
+        record.get("origin"),
+    )

