@@ -171,14 +171,16 @@ class Rewriter:
 
 
 _FIXED_FORM = re.compile(
-    r"\b(yes or no|one word|single word|only (?:the|a|with|your|yes)|just (?:the (?:answer|number|name|result|word|code)|answer|say|reply|print|output)"
-    r"|no explanations?|without (?:any )?(?:explanation|comment)|nothing else|answer only|reply only|respond only|print only|output only|return only"
-    r"|(?:answer|reply|respond) (?:in|with) (?:one|a single|exactly)|and nothing more|no preamble|no commentary|word for word)\b",
-    re.I,
+    r"\b(?:answer|reply|respond|say|return|print|output)\b[^.\n]{0,30}\b(?:only|just|nothing but|yes or no|one word|a single word)\b(?! (?:one|two|three|if|when))"
+    r"|\b(?:just|only) (?:answer|reply|respond|say|print|output|return|give(?: me)? the|tell me (?:yes|which|the)|the (?:answer|number|name|result|word|code|letter))\b"
+    r"|\byes or no(?: only| please)?[.?!]*$|\b(?:one|single)[- ]word\b(?: answer|:|$)|\b(?:in|with) (?:one|a single) word\b|\bone word only\b"
+    r"|\bno (?:explanations?|preamble|commentary|other text)\b|\bwithout (?:any )?(?:explanations?|comments?|commentary)\b|\b(?:and )?nothing (?:else|more)\b|\banswer only\b",
+    re.I | re.M,
 )
 _COMMAND = re.compile(
-    r"<\|[^|>]*\|>|\[/?INST\]|<</?SYS>>|\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instructions?|prompt|above|previous|rules|everything)\b"
-    r"|\b(?:system|developer) (?:prompt|message|instructions?)\b|\bprompt (?:rewriter|improver|optimi[sz]er)\b|^\s*#{1,3} ?(?:system|assistant|user)\b|\bjailbreak\b",
+    r"<\|[^|>\n]*\|>|\[/?INST\]|<</?SYS>>|\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instructions?|prompts?|above|previous|rules|everything)\b"
+    r"|\b(?:your|reveal|print|show|repeat|output|leak)\b.{0,25}\b(?:system|developer|hidden|initial) (?:prompt|message|instructions?)\b|\bprompt (?:rewriter|improver|optimi[sz]er)\b"
+    r"|^\s*#{1,3} ?(?:system|assistant|user|new task)\b|^\s*(?:system|assistant) ?:|\bjailbreak\b|\bDAN\b|\bimproving my prompt",
     re.I | re.M,
 )
 

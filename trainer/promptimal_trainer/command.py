@@ -1,10 +1,11 @@
-"""The command `promptimal-train`: check pairs, fine-tune on them.
+"""The command `promptimal-train`: check pairs, fine-tune on them, compare what came of it.
 
 promptimal-train check
 promptimal-train finetune --recipe smollm2-135m --out runs/mine
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -31,9 +32,16 @@ def main() -> int:
         "--out", type=Path, required=True, metavar="DIRECTORY", help="where the adapter goes; a checkpoint there is gone on from"
     )
     finetune.add_argument("--limit", type=int, metavar="N", help="train on the first N pairs only")
+    compare = commands.add_parser("compare", help="compare two systems' rewrites blind")
+    compare.add_argument("a", help='"prompt" (the prompts as typed), or JSON lines with "prompt" and "rewrite"')
+    compare.add_argument("b", help="the same; the table tells how often B was preferred to A")
+    compare.add_argument("--prompts", type=Path, required=True, metavar="FILE", help='JSON lines with "prompt" and "kind"')
+    compare.add_argument("--out", type=Path, required=True, metavar="DIRECTORY", help="where sheet, key and verdicts are")
+    compare.add_argument("--judge", metavar="URL", help="have an OpenAI-compatible server judge (key: OPENAI_API_KEY)")
+    compare.add_argument("--judge-model", default="default", metavar="NAME", help="the model to ask for there")
     arguments = parser.parse_args()
     try:
-        return {"check": _check, "finetune": _finetune}[arguments.command](arguments)
+        return {"check": _check, "finetune": _finetune, "compare": _compare}[arguments.command](arguments)
     except pairs.BadPairs as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -50,6 +58,22 @@ def _check(arguments: argparse.Namespace) -> int:
         print(fault)
     print(summary(arguments.pairs), file=sys.stderr)
     return 1 if faults else 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from promptimal_trainer import compare
+
+    verdicts = arguments.out / "verdicts.jsonl"
+    if not (arguments.out / "sheet.jsonl").exists():
+        count = compare.make_sheet(arguments.a, arguments.b, arguments.prompts, arguments.out)
+        print(f"{arguments.out / 'sheet.jsonl'}: {count} pairs to judge by {arguments.out / 'JUDGING.txt'}", file=sys.stderr)
+    if arguments.judge:
+        compare.ask_judge(arguments.out, arguments.judge, arguments.judge_model, os.environ.get("OPENAI_API_KEY"))
+    if not verdicts.exists():
+        print(f"write {verdicts} and run the same command again for the table", file=sys.stderr)
+        return 0
+    print(compare.table(*compare.tally(arguments.out)))
+    return 0
 
 
 def _finetune(arguments: argparse.Namespace) -> int:
