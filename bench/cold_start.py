@@ -67,7 +67,7 @@ def _run(command: list[str]) -> tuple[float, float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{command[0]} failed with exit code {process.returncode}")
-    return wall, first, usage.ru_maxrss * 1024
+    return wall, first, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from machine import machine
 
-from promptimal import fidelity, models, passage
+from promptimal import batch, fidelity, models, passage
 from promptimal.asks import read_bank
 from promptimal.engine import Engine
-from promptimal.rewrite import WIDTH, Rewrite, Rewriter
+from promptimal.rewrite import CONTEXT, WIDTH, Rewrite, Rewriter
 from promptimal_trainer import pairs
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def problems(rewrite: Rewrite, bank: frozenset[str]) -> list[str]:
     position = 0
     for segment in passage.split(rewrite.prompt):
         if passage.is_material(segment):
-            position = rewrite.text.find(segment.text.strip(), position)
+            position = rewrite.text.find(segment.text.strip("\r\n").rstrip(), position)
             if position < 0:
                 found.append(f"{segment.kind} is not kept")
                 break
@@ -65,7 +65,7 @@ def problems(rewrite: Rewrite, bank: frozenset[str]) -> list[str]:
 def main(most: int | None) -> int:
     """Rewrite all prompts, print the unfaithful ones and the counts; 1 if there is any."""
     model = models.default(lambda text: print(text, file=sys.stderr))
-    rewriter = Rewriter(Engine(model.path, width=WIDTH, slots=8), model.template)
+    rewriter = Rewriter(Engine(model.path, width=WIDTH, slots=batch.SLOTS, context=CONTEXT), model.template)
     bank = frozenset(read_bank())
     started = time.monotonic()
     texts = prompts()[:most]

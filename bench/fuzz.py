@@ -35,7 +35,10 @@ def made(seed: int) -> bytes:
         return draw.randbytes(draw.choice((1, 3, 50, 5000)))
     if kind < 0.97:
         return b"".join(draw.choice(_PIECES) for _ in range(draw.choice((1, 3, 10, 40, 300))))
-    piece = b"".join(draw.choice(_PIECES) for _ in range(draw.choice((1, 2, 30)))).replace(b"\x00", b"").decode(errors="ignore").encode() or b"x"
+    piece = (
+        b"".join(draw.choice(_PIECES) for _ in range(draw.choice((1, 2, 30)))).replace(b"\x00", b"").decode(errors="ignore").encode()
+        or b"x"
+    )
     return (piece * (5_000_000 // len(piece) + 1))[: draw.choice((100_000, 1_000_000, 5_000_000))].decode(errors="ignore").encode()
 
 
@@ -53,7 +56,9 @@ def main(count: int, first: int) -> int:
         if code not in (0, 1) or b"Traceback" in errors or dirty or (code == 1 and errors.count(b"\n") != 1):
             wrong += 1
             print(f"seed {seed} ({len(data)} bytes): exit {code}, {errors[-200:]!r}, {dirty}", flush=True)
-    print(f"{count} inputs: {answered} rewritten, {count - answered - wrong} refused with a sentence, {wrong} went wrong; slowest {slowest:.1f} s")
+    print(
+        f"{count} inputs: {answered} rewritten, {count - answered - wrong} refused with a sentence, {wrong} went wrong; slowest {slowest:.1f} s"
+    )
     return 1 if wrong else 0
 
 

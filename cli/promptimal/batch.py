@@ -13,8 +13,8 @@ from typing import IO, Any, NamedTuple
 
 from promptimal.rewrite import Rewrite, Rewriter
 
-SLOTS = 8
-"""Prompts under way at once."""
+SLOTS = 6
+"""Prompts under way at once: llama.cpp has 256 sequences, and a rewrite may hold some forty."""
 
 
 class Job(NamedTuple):
@@ -40,6 +40,7 @@ def read_jsonl(stream: IO[bytes]) -> Iterator[Job]:
         if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
             yield Job("", 'no text "prompt" in it', {})
             continue
+        record.pop("error", None)  # of an earlier run over the same lines
         yield _job(record["prompt"], record)
 
 

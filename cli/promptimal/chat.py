@@ -29,8 +29,7 @@ class Template(NamedTuple):
 
 
 CHATML = Template("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>")
-LLAMA2 = Template("<s>[INST] ", " [/INST] ", "</s>")
-TEMPLATES = {"chatml": CHATML, "llama2": LLAMA2}
+TEMPLATES = {"chatml": CHATML}
 
 
 class Parts(NamedTuple):
@@ -40,22 +39,26 @@ class Parts(NamedTuple):
     asks: str
 
 
+def trim(prompt: str) -> str:
+    """The prompt without blank lines around it; code at its beginning keeps its indentation."""
+    text = re.sub(r"\A(?:[ \t]*\r?\n)+", "", prompt).rstrip()
+    segments = passage.split(text)
+    return text if segments and passage.is_material(segments[0]) else text.lstrip()
+
+
 def tidy(prompt: str) -> str:
-    """The prompt with white space around it gone, a capital at the start and a mark at the end of a plain sentence.
+    """The prompt with the blanks around it gone, a capital at the start and a mark at the end of a short plain sentence.
 
     Nothing else is touched, and material not at all.
     """
-    segments = passage.split(prompt.strip())
-    if not segments or any(passage.is_material(s) for s in segments):
-        return prompt.strip()
-    text = segments[0].text
-    if "\n" in text or not _is_plain(text):
+    text = trim(prompt)
+    if "\n" in text or len(text) > MAX_OWN_WORDS or not _is_plain(text) or any(map(passage.is_material, passage.split(text))):
         return text
     first = re.match(r"[a-z]+(?=[ ,']|$)", text)
     if first and not re.match(r"[a-z]+[ ]?[=(]", text):
         text = text[0].upper() + text[1:]
-    text = re.sub(r"(?<![\w.'-])i(?=( |'m |'ve |'ll |'d )(?!=))", "I", text)
-    if re.search(r"[\w)'\"%$]$", text) and len(text.split()) > 2:
+    text = re.sub(r"\bi(?='(?:m|ve|ll|d)\b)", "I", text)
+    if re.search(r"[\w)'\"%$]$", text) and len(text.split()) > 2 and not _NAME_AT_END.search(text):
         text += "?" if _is_question(text) else "."
     return text
 
@@ -67,7 +70,7 @@ def target(prompt: str, improved: str, chosen: str | None = None) -> str:
     if (
         "\n" in own
         or len(own) > MAX_OWN_WORDS
-        or own in (prompt.strip(), tidy(prompt))
+        or own in (prompt.strip(), trim(prompt), tidy(prompt))
         or any(passage.is_material(s) for s in passage.split(prompt))
     ):
         own = KEEP
@@ -108,7 +111,7 @@ def join(request: str, asks: str) -> str:
     segments = passage.split(body)
     if not body:
         return asks
-    if passage.is_material(segments[-1]) or "\n" in body:
+    if passage.is_material(segments[-1]) or "\n" in body or _NAME_AT_END.search(body):
         return f"{body}{newline}{newline}{asks}"
     if body[-1] not in ".?!:;)]}\"'…" or (body[-1] in ")]}\"'" and not re.search(r"[.?!][)\]}\"']+$", body)):
         body += "?" if _is_question(body) else "."
@@ -120,6 +123,7 @@ def _is_plain(text: str) -> bool:
     return not re.search(r"[{}<>\\|=;`\[\]]|^\W", text) and text.isascii()
 
 
+_NAME_AT_END = re.compile(r"\S*[/\\_@=]\S*$|\w\.\w+$")  # a link, a path, a file name, code: no mark may touch it
 _END_MARK = re.compile(r"(?: ?\.\.\.|[.?!])?(?=\s|$)")
 _QUESTION = re.compile(
     r"(?:so |and |but |ok |hey |hi )?(what|who|whom|whose|which|when|where|why|how|is|are|was|were|do|does|did|can|could|should|would|will"

@@ -44,7 +44,9 @@ def main() -> NoReturn:
         code = INTERRUPTED
     except BrokenPipeError:
         code = DONE
-    sys.stdout.flush()
+    except OSError as error:
+        print(f"promptimal: cannot read or write: {error.strerror}", file=sys.stderr)
+        code = FAILED
     # Leave at once: freeing a model that the process's end frees anyway takes a tenth of a second.
     sys.stderr.flush()
     os._exit(code)
@@ -81,9 +83,14 @@ def _count(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if sys.stdout is None:
+        print("promptimal: standard output is closed", file=sys.stderr)
+        return FAILED
     many = arguments.jsonl or arguments.lines or arguments.null
     if arguments.resume and (not many or arguments.null):
         _parser().error("--resume goes with --jsonl or --lines")
+    if many and (arguments.strict or arguments.json or (arguments.n > 1 and not arguments.jsonl)):
+        _parser().error("--strict and --json are for one prompt, -n for one prompt or --jsonl")
     if many and arguments.prompt:
         _parser().error("many prompts come from files (-f) or standard input, not from arguments")
     if not arguments.prompt and not arguments.file and (sys.stdin is None or sys.stdin.isatty()):
@@ -130,14 +137,14 @@ def _decode(data: bytes, name: str) -> str:
 def _rewrite(prompt: str, arguments: argparse.Namespace) -> int:
     from promptimal import models
     from promptimal.engine import BadModel, Engine
-    from promptimal.rewrite import WIDTH, Rewriter
+    from promptimal.rewrite import CONTEXT, WIDTH, Rewriter
 
     started = time.monotonic()
     stream = sys.stdout.isatty() and not arguments.json and arguments.n == 1
     shown = _Shown()
     try:
         model = models.find(arguments.model, lambda text: _say(text, arguments))
-        engine = Engine(model.path, width=WIDTH, adapter=model.adapter)
+        engine = Engine(model.path, width=WIDTH, context=CONTEXT, adapter=model.adapter)
         loaded = time.monotonic()
         rewriter = Rewriter(engine, model.template, seed=arguments.seed)
         rewrites = rewriter.rewrite(prompt, arguments.n, shown if stream else None)
@@ -163,10 +170,10 @@ def _rewrite_many(arguments: argparse.Namespace) -> int:
 
     from promptimal import batch, models
     from promptimal.engine import BadModel, Engine
-    from promptimal.rewrite import WIDTH, Rewriter
+    from promptimal.rewrite import CONTEXT, WIDTH, Rewriter
 
     try:
-        streams: list[IO[bytes]] = [Path(name).open("rb") for name in arguments.file] or [sys.stdin.buffer]  # noqa: SIM115
+        streams: list[IO[bytes]] = [sys.stdin.buffer if name == "-" else Path(name).open("rb") for name in arguments.file or ["-"]]
     except OSError as error:
         raise _Failure(f"cannot read {error.filename}: {error.strerror}") from None
     read = batch.read_jsonl if arguments.jsonl else lambda s: batch.read_separated(s, b"\0" if arguments.null else b"\n")
@@ -185,7 +192,8 @@ def _rewrite_many(arguments: argparse.Namespace) -> int:
             _say(f"a prompt is left out: {job.error}", arguments)
         if arguments.jsonl:
             answer = {"error": job.error} if job.error else _batch_json(rewrites)
-            out.write(json.dumps({**job.fields, **answer}, ensure_ascii=False).encode() + b"\n")
+            line = json.dumps({**job.fields, **answer}, ensure_ascii=False)
+            out.write(line.encode(errors="backslashreplace") + b"\n")  # half a surrogate pair stays an escape, as it came
         else:
             text = "" if job.error else rewrites[0].text
             out.write((" ".join(text.split("\n")) + "\n" if arguments.lines else text + "\0").encode())
@@ -193,7 +201,7 @@ def _rewrite_many(arguments: argparse.Namespace) -> int:
 
     try:
         model = models.find(arguments.model, lambda text: _say(text, arguments))
-        engine = Engine(model.path, width=WIDTH, slots=batch.SLOTS, adapter=model.adapter)
+        engine = Engine(model.path, width=WIDTH, slots=batch.SLOTS, context=CONTEXT, adapter=model.adapter)
         rewriter = Rewriter(engine, model.template, seed=arguments.seed)
         progress = not arguments.quiet and sys.stderr.isatty()
         failed = batch.run(islice(jobs, skip, None), rewriter, arguments.n, write, progress)

@@ -100,7 +100,7 @@ class Engine:
     Raises BadModel where llama.cpp refuses the file.
     """
 
-    def __init__(self, model: Path, *, width: int, slots: int = 1, context: int = 1024, adapter: Path | None = None) -> None:
+    def __init__(self, model: Path, *, width: int, slots: int = 1, context: int = 1536, adapter: Path | None = None) -> None:
         self.path, self.width, self.slots, self.context = model, width, slots, context
         self._lib = llama = _load_library()
         with _quiet(llama):
@@ -172,6 +172,8 @@ class Engine:
                         active.append(entry)
                     else:
                         yield key, entry.rows[0]
+                        if active:  # go on with what is under way: a run of tasks that end at once must not hold it up
+                            break
                 self._evaluate(active)
                 for entry in list(active):
                     if not self._advance(entry, entry.rows):
@@ -254,9 +256,11 @@ def threads() -> int:
     chosen = os.environ.get("PROMPTIMAL_THREADS", "")
     if chosen.isdigit() and int(chosen) > 0:
         return int(chosen)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # a container's share of the processors, where it has one
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, round(int(quota) / int(period))))
+    return count
 
 
 def _load_library() -> Any:

@@ -70,7 +70,10 @@ def cache_directory() -> Path:
 @cache
 def read_card() -> dict[str, Any]:
     """The default model's card: what it was made from, and its scores."""
-    card: dict[str, Any] = json.loads(CARD.read_text(encoding="utf-8"))
+    try:
+        card: dict[str, Any] = json.loads(CARD.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadModel(f"the default model's card cannot be read ({error}): reinstall promptimal-local") from error
     return card
 
 

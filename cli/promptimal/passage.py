@@ -35,7 +35,7 @@ class _Block:
         return [line for line in self.text.splitlines() if line.strip()]
 
 
-_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n]*\n.*?(?:^[ \t]*\1[ \t]*$|\Z)", re.M | re.S)
+_FENCE = re.compile(r"^[ \t]*(```+(?!`)|~~~+(?!~))[^\n]*\n.*?(?:^[ \t]*\1[ \t\r]*$|\Z)", re.M | re.S)
 _TAG = re.compile(r"<([A-Za-z][\w-]{0,40})(?: [^<>\n]{0,200})?>")
 _QUOTATION = re.compile(r'(?<![\w"])"(?=[^\s"])[^"]{48,20000}[^\s"]"(?![\w"])|“[^“”]{50,20000}”|«[^«»]{50,20000}»')
 _BLANK = re.compile(r"(?:\r?\n[ \t]*)+\r?\n")
@@ -67,7 +67,10 @@ _CODE_LINE = re.compile(
 )
 _ROW = re.compile(r"^\s*\|.*\|\s*$|^[^\t]+\t[^\t]+|^[^,]+,[^,]+(,[^,]*)+$|^\s*[-+|=]{5,}\s*$")
 _ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+\S")
-_OPTION = re.compile(r"^\s*(?:\(?[A-Ha-h][).:]|\([A-Ha-h]\))\s*\S", re.M)
+_OPTION = re.compile(r"^[ \t]*(?:\(?[A-Ha-h][).:]|\([A-Ha-h]\))[ \t]*\S", re.M)
+_LABEL = re.compile(
+    r"(?:^|\n)[ \t]*(?:text|input|passage|sentence|article|paragraph|context|code|data|email|review|document)s?[ \t]*:[ \t]*\s?$", re.I
+)
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?:\s|$)")
 _QUESTION_START = re.compile(
     r"(what|who|whom|whose|which|when|where|why|how|is|are|was|were|do|does|did|can|could|should|would|will|am|has|have|had)\b",
@@ -121,17 +124,18 @@ def _newlines(space: str) -> str:
 
 def _merge(pieces: list[Segment]) -> tuple[Segment, ...]:
     """Join neighbours of one kind; white space alone goes with what stands before it."""
-    merged: list[Segment] = []
-    for piece in pieces:
-        if not piece.text:
-            continue
-        if merged and (merged[-1].kind == piece.kind or not piece.text.strip()):
-            merged[-1] = Segment(merged[-1].kind, merged[-1].text + piece.text)
-        elif merged and not merged[-1].text.strip():
-            merged[-1] = Segment(piece.kind, merged[-1].text + piece.text)
+    groups: list[tuple[str, list[str]]] = []
+    lead = ""  # white space at the very beginning goes with what follows
+    for kind, text in pieces:
+        if groups and (groups[-1][0] == kind or not text.strip()):
+            groups[-1][1].append(text)
+        elif not groups and not text.strip():
+            lead += text
         else:
-            merged.append(piece)
-    return tuple(merged)
+            groups.append((kind, [lead, text]))
+            lead = ""
+    merged = tuple(Segment(kind, "".join(texts)) for kind, texts in groups)
+    return merged or ((Segment("ask", lead),) if lead else ())
 
 
 def _split_unfenced(text: str) -> list[Segment]:
@@ -140,7 +144,7 @@ def _split_unfenced(text: str) -> list[Segment]:
     position = 0
     unclosed: set[str] = set()  # so that a page of opening tags is searched once, not once a tag
     for match in _TAG.finditer(text):
-        if match.start() < position or match[1] in unclosed:
+        if match.start() < position or match[1] in unclosed or len(unclosed) == 50:
             continue
         closing = f"</{match[1]}>"
         end = text.find(closing, match.end())
@@ -254,17 +258,16 @@ def _asks_only_at_the_end(blocks: list[_Block]) -> bool:
 
 def _split_at_colon(text: str) -> list[Segment]:
     """ "Summarize this: The mill closed …" hands over what follows its colon."""
-    for match in _COLON.finditer(text):
+    # An instruction is short: a colon far into the text belongs to the material.
+    for match in _COLON.finditer(text, 0, 2000):
         head, rest = text[: match.end()], text[match.end() :]
         last_sentence = _SENTENCE_END.split(head.rstrip(": \t\r\n"))[-1]
-        if len(last_sentence) > 200 or not rest.strip() or head.rstrip().endswith(("http:", "https:")):
+        start = rest[:1].strip() or rest[:50].strip()[:1]
+        if len(last_sentence) > 200 or not start or head.rstrip().endswith(("http:", "https:")):
             continue
-        if has_options(rest) or re.search(r"\d:$", head.rstrip()):
+        if has_options(rest[:5000]) or re.search(r"\d:$", head.rstrip()):
             continue
-        short_label = re.search(
-            r"(^|\n)\s*(text|input|passage|sentence|article|paragraph|context|code|data|email|review|document)s?\s*:\s*$", head, re.I
-        )
-        if short_label or (_TEXT_WORK.search(last_sentence) and (_POINTS.search(last_sentence) or rest.strip()[0] == '"')):
+        if _LABEL.search(head) or (_TEXT_WORK.search(last_sentence) and (_POINTS.search(last_sentence) or start == '"')):
             if _ITEM.match(rest) and rest.count("\n") >= 2:
                 return [Segment("ask", head), Segment("list", rest)]
             return [Segment("ask", head), *_trailing_question(rest)]

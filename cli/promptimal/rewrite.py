@@ -14,11 +14,16 @@ from typing import Any
 
 from promptimal import chat, fidelity, passage
 from promptimal.asks import EXPANSIONS, Bank, Choice, choose, read_bank
-from promptimal.engine import Engine, Feed, Sequences
+from promptimal.engine import BadModel, Engine, Feed, Sequences
 from promptimal.language import is_english
 
-WIDTH = EXPANSIONS + 16
-"""Sequences that one rewrite may hold open."""
+WIDTH = EXPANSIONS + 21
+"""Sequences that one rewrite may hold open: branching points, eight choices, eight branches in a batch, and a few of its own."""
+
+CONTEXT = 1536
+"""Tokens that one rewrite may need: the view, the request in other words, and the branches of two searches."""
+
+_MAX_VIEW_TOKENS = 400
 
 KEEP_QUIET = 0.02
 """A first ask less likely than this is not added; set by readers' judgements, see trainer/LOG.md."""
@@ -60,7 +65,10 @@ class Rewriter:
         self._after = engine.tokenize(template.after, special=True)
         self._keep = engine.tokenize(chat.KEEP)
         self._newline = engine.tokenize("\n")
-        (self._end,) = engine.tokenize(template.end, special=True)
+        ends = engine.tokenize(template.end, special=True)
+        if len(ends) != 1:
+            raise BadModel(f"{engine.path} does not know {template.end}: it was not made for this prompt format")
+        self._end = ends[0]
 
     def rewrite(self, prompt: str, n: int = 1, show: Callable[[str], None] | None = None) -> list[Rewrite]:
         """Up to `n` different rewrites of a prompt, best first; always at least one.
@@ -87,19 +95,26 @@ class Rewriter:
         segments = passage.split(prompt)
         view = passage.view(segments)
         tidied = chat.tidy(prompt)
-        if not view or not is_english(view):
-            return [Rewrite(prompt, prompt.strip(), prompt.strip())]
+        if not view or not is_english(view) or forbids_asks(view):
+            typed = chat.trim(prompt)
+            return [Rewrite(prompt, typed, typed)]
+        read = self.engine.tokenize(view)
+        if len(read) > _MAX_VIEW_TOKENS:  # digits and symbols may take a token each
+            half = _MAX_VIEW_TOKENS // 2
+            read = [*read[:half], *self.engine.tokenize(" […] "), *read[-half:]]
         root = sequences.open()
-        rows = yield [Feed(root, [*self._before, *self.engine.tokenize(view), *self._after])]
+        rows = yield [Feed(root, [*self._before, *read, *self._after])]
         row = rows[0][-1]
         request, sequence = tidied, sequences.fork(root)
         faults: tuple[str, ...] = ()
-        may_reword = len(segments) == 1 and "\n" not in prompt.strip() and len(prompt) <= chat.MAX_OWN_WORDS
+        may_reword = (
+            len(segments) == 1 and not passage.is_material(segments[0]) and "\n" not in prompt.strip() and len(prompt) <= chat.MAX_OWN_WORDS
+        )
         first_line = self._keep
         if may_reword and int(row.argmax()) != self._keep[0]:
             own = yield from self._own_words(sequences, root, row, len(view))
             faults = tuple(str(f) for f in fidelity.check(prompt.strip(), own, known=self._known, own_words=True))
-            if not faults:
+            if own and not faults:
                 request, first_line = own, self.engine.tokenize(own)
         if show:
             show(request.rstrip())
@@ -113,8 +128,6 @@ class Rewriter:
             text = chat.join(request, " ".join(asks))
             return Rewrite(prompt, text, request, tuple(asks), score, request == tidied, faults, base | notes)
 
-        if forbids_asks(view):
-            return [made([], 0.0)]
         choices = yield from choose(sequences, self.bank.first, sequence, row, max(n, 3), frozenset())
         if self.seed is not None:
             choices = self._drawn(choices)
@@ -152,7 +165,7 @@ class Rewriter:
         while len(written) < 2 * size + 40:
             token = int(row.argmax())
             piece = self.engine.piece(token)
-            if token == self._end or b"\n" in piece:
+            if token == self._end or not piece or b"\n" in piece:
                 break
             written += piece
             rows = yield [Feed(sequence, [token])]
@@ -171,16 +184,16 @@ class Rewriter:
 
 
 _FIXED_FORM = re.compile(
-    r"\b(?:answer|reply|respond|say|return|print|output)\b[^.\n]{0,30}\b(?:only|just|nothing but|yes or no|one word|a single word)\b(?! (?:one|two|three|if|when))"
+    r"\b(?:answer|reply|respond|say)\b[^.\n]{0,30}\b(?:only|just|nothing but|yes or no|one word|a single word)\b(?! (?:one|two|three|if|when))"
     r"|\b(?:just|only) (?:answer|reply|respond|say|print|output|return|give(?: me)? the|tell me (?:yes|which|the)|the (?:answer|number|name|result|word|code|letter))\b"
     r"|\byes or no(?: only| please)?[.?!]*$|\b(?:one|single)[- ]word\b(?: answer|:|$)|\b(?:in|with) (?:one|a single) word\b|\bone word only\b"
     r"|\bno (?:explanations?|preamble|commentary|other text)\b|\bwithout (?:any )?(?:explanations?|comments?|commentary)\b|\b(?:and )?nothing (?:else|more)\b|\banswer only\b",
     re.I | re.M,
 )
 _COMMAND = re.compile(
-    r"<\|[^|>\n]*\|>|\[/?INST\]|<</?SYS>>|\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instructions?|prompts?|above|previous|rules|everything)\b"
+    r"<\|[^|>\n]*\|>|\[/?INST\]|<</?SYS>>|\b(?:ignore|disregard|override)\b.{0,40}\b(?:instructions?|prompts?|above|previous|rules|everything)\b|\bforget (?:everything|all|your|the above|previous instructions)\b"
     r"|\b(?:your|reveal|print|show|repeat|output|leak)\b.{0,25}\b(?:system|developer|hidden|initial) (?:prompt|message|instructions?)\b|\bprompt (?:rewriter|improver|optimi[sz]er)\b"
-    r"|^\s*#{1,3} ?(?:system|assistant|user|new task)\b|^\s*(?:system|assistant) ?:|\bjailbreak\b|\bDAN\b|\bimproving my prompt",
+    r"|^\s*#{1,3} ?(?:system|assistant|user|new task)\b|^\s*(?:system|assistant) ?:|\bjailbreak\b|(?-i:\bDAN\b)|\bimproving my prompt",
     re.I | re.M,
 )
 

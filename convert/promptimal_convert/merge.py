@@ -19,7 +19,7 @@ _FILE_TYPES = {"F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
 def merge(base: Path, adapter: Path | None, out: Path, quantization: str = "Q8_0") -> None:
     """Write `base` with `adapter` added (W + alpha / r · B A, Hu et al. 2021) to `out`, its matrices in `quantization`.
 
-    Without an adapter the base is only quantized. The embedding keeps its bytes, unless it has more bits than asked for; vectors stay float32.
+    Without an adapter the base is only quantized. The embedding and the vectors keep their bytes.
     Raises BadGGUF where a file is damaged or the two do not fit.
     """
     model = read_header(base)
@@ -42,10 +42,11 @@ def merge(base: Path, adapter: Path | None, out: Path, quantization: str = "Q8_0
 
         return NewTensor(name, tensor.shape, kind, data)
 
-    entries = [raw for key, raw in model.raw.items() if key != "general.file_type"]
+    ours = {key: raw for key, raw in change.raw.items() if key.startswith("promptimal.")} if change else {}
+    left_out = {"general.file_type", "general.alignment", *ours}
+    entries = [raw for key, raw in model.raw.items() if key not in left_out]
     entries.append(entry("general.file_type", _FILE_TYPES[quantization]))
-    if change:
-        entries += [raw for key, raw in change.raw.items() if key.startswith("promptimal.")]
+    entries += ours.values()
     write(out, entries, [new(name) for name in model.tensors])
 
 
@@ -77,6 +78,8 @@ def _deltas(adapter: Header, base: Header) -> dict[str, np.float32]:
             raise BadGGUF(f"{adapter.path}: {name} has no counterpart in {base.path}")
         if (low.shape[0], high.shape[1]) != whole.shape or low.shape[1] != high.shape[0]:
             raise BadGGUF(f"{adapter.path}: {name} does not fit {base.path}")
+        if target == "token_embd.weight" or whole.shape[0] % 32:
+            raise BadGGUF(f"{adapter.path}: a change of {target} cannot be merged")
         scales[target] = np.float32(alpha / low.shape[1])
     if not scales:
         raise BadGGUF(f"{adapter.path} changes nothing")

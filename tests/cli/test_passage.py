@@ -1,7 +1,9 @@
 """A prompt is split into what is asked and what is handed over; together they are the prompt again."""
 
+import time
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptimal import passage
@@ -21,6 +23,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES | st.text(max_size=20), max_size=30).map("".join))
 def test_segments_joined_are_the_prompt(prompt: str) -> None:
     assert "".join(s.text for s in passage.split(prompt)) == prompt
@@ -69,3 +72,14 @@ def test_the_model_reads_no_pasted_text_however_long() -> None:
 
 def test_a_request_of_any_length_has_a_short_view() -> None:
     assert len(view("please consider the lilies " * 10000)) < passage.MAX_VIEW + 10
+
+
+def test_a_fence_closes_in_text_with_carriage_returns() -> None:
+    assert kinds("Look:\r\n\r\n```\r\nx = 1\r\n```\r\n\r\nWhy does it fail?") == ["ask", "code", "ask"]
+
+
+@pytest.mark.parametrize("piece", ["a: b. ", "<t1>", '"quoted words and more', "```\n", "\n \n", "~", "x\n\n", "1) ", "- a\n"])
+def test_megabytes_are_split_in_seconds(piece: str) -> None:
+    started = time.perf_counter()
+    passage.split(piece * (2_000_000 // len(piece)))
+    assert time.perf_counter() - started < 20

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from promptimal import chat, fidelity, passage
 from promptimal.asks import read_bank
-from promptimal_trainer.pairs import Pair, read, read_lines
+from promptimal_trainer.pairs import Pair, read, read_prompts
 
 KINDS = (
     "fact", "why", "explain", "howto", "maths", "choice", "code", "debug", "compare", "message", "creative", "essay", "text", "ideas",
@@ -34,7 +34,7 @@ def check(path: Path, against: Iterable[Path] = ()) -> list[str]:
     faults = [f"{path}:{number}: {fault}" for number, pair in enumerate(pairs, 1) for fault in _pair_faults(pair)]
     faults += [f"{path}:{a + 1}: the same prompt as in line {b + 1}" for a, b in _near([p.prompt for p in pairs])]
     for other in against:
-        prompts = [str(record["prompt"]) for _, record in read_lines(other)]
+        prompts = [record["prompt"] for record in read_prompts(other)]
         merged = prompts + [p.prompt for p in pairs]
         for a, b in _near(merged):
             if a >= len(prompts) > b:

@@ -44,6 +44,8 @@ def main() -> int:
         return {"check": _check, "finetune": _finetune, "compare": _compare}[arguments.command](arguments)
     except pairs.BadPairs as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"promptimal-train: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
     except KeyboardInterrupt:
         print("promptimal-train: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

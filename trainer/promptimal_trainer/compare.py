@@ -17,7 +17,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from promptimal_trainer.pairs import BadPairs, read_lines, write_lines
+from promptimal_trainer.pairs import BadPairs, read_lines, read_prompts, write_lines
 
 JUDGING = """\
 A person typed a prompt for a chatbot. You see two candidates to be sent in its place, in random order; one may be the prompt as it was typed.
@@ -45,7 +45,7 @@ def make_sheet(a: str, b: str, prompts: Path, out: Path, seed: int = 0) -> int:
 
     Raises BadPairs where a system has no rewrite of a prompt.
     """
-    records = [record for _, record in read_lines(prompts)]
+    records = read_prompts(prompts)
     sides = _rewrites(a, records), _rewrites(b, records)
     order = random.Random(seed)
     sheet, key = [], []
@@ -67,7 +67,7 @@ def make_sheet(a: str, b: str, prompts: Path, out: Path, seed: int = 0) -> int:
 
 def tally(out: Path) -> tuple[list[Row], Counter[str]]:
     """Rows by kind and in all (the last one), and the faults of B where it lost. Raises BadPairs where a verdict is missing or faulty."""
-    verdicts = {record["id"]: record for _, record in read_lines(out / "verdicts.jsonl")}
+    verdicts = {record.get("id"): record for _, record in read_lines(out / "verdicts.jsonl")}
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     faults: Counter[str] = Counter()
     for _, entry in read_lines(out / "key.jsonl"):
@@ -150,7 +150,7 @@ def _judge(pair: dict[str, Any], url: str, model: str, key: str | None) -> dict[
 def _rewrites(system: str, records: list[dict[str, Any]]) -> list[str]:
     if system == "prompt":
         return [record["prompt"] for record in records]
-    known = {record["prompt"]: record["rewrite"] for _, record in read_lines(Path(system)) if "rewrite" in record}
+    known = {record["prompt"]: record["rewrite"] for record in read_prompts(Path(system)) if isinstance(record.get("rewrite"), str)}
     try:
         return [known[record["prompt"]] for record in records]
     except KeyError as error:

@@ -52,7 +52,7 @@ def read(path: Path) -> list[Pair]:
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each JSON object of a file with its place, "file:line"."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise BadPairs(f"{path}: cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -66,6 +66,18 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(record, dict):
             raise BadPairs(f"{place}: not a JSON object")
         yield place, record
+
+
+def read_prompts(path: Path) -> list[dict[str, Any]]:
+    """Records of a file whose "prompt" is a text. Raises BadPairs where one has none, or there is no record."""
+    records = []
+    for place, record in read_lines(path):
+        if not isinstance(record.get("prompt"), str):
+            raise BadPairs(f'{place}: no text "prompt" in it')
+        records.append(record)
+    if not records:
+        raise BadPairs(f"{path}: no prompts in it")
+    return records
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
