@@ -25,11 +25,10 @@ EXPANSIONS = 20
 
 
 class Choice(NamedTuple):
-    """A sentence chosen: its text, its log-likelihood, the sequence that ends with it and what may follow there."""
+    """A sentence chosen: its text, its log-likelihood, and what may follow it."""
 
     ask: str
     likelihood: float
-    sequence: int
     row: Any
 
 
@@ -47,10 +46,8 @@ class _Branch(NamedTuple):
     bound: float  # negated, for the heap: no sentence beyond can be likelier
     order: int
     parent: int
-    likelihood: float  # up to and without `tokens`
     tokens: list[int]
     end: _Node
-    row: Any
 
 
 class Bank:
@@ -60,20 +57,12 @@ class Bank:
         self._engine, self.sentences = engine, sentences
 
     @cached_property
-    def first(self) -> _Node:
-        """The trie of sentences that begin a line."""
-        return self._trie("")
-
-    @cached_property
-    def second(self) -> _Node:
-        """The trie of sentences that follow another one."""
-        return self._trie(" ")
-
-    def _trie(self, before: str) -> _Node:
+    def trie(self) -> _Node:
+        """The sentences as paths of tokens."""
         root = _Node()
         for sentence in self.sentences:
             node = root
-            for token in self._engine.tokenize(before + sentence):
+            for token in self._engine.tokenize(sentence):
                 node = node.children.setdefault(token, _Node())
             node.ask = sentence
         return root
@@ -85,12 +74,10 @@ def read_bank(path: Path = BANK) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def choose(
-    sequences: Sequences, trie: _Node, sequence: int, row: Any, best: int, banned: frozenset[str]
-) -> Generator[list[Feed], Any, list[Choice]]:
+def choose(sequences: Sequences, trie: _Node, sequence: int, row: Any, best: int) -> Generator[list[Feed], Any, list[Choice]]:
     """The `best` likeliest sentences of `trie` after `sequence`, where `row` is what may follow; likeliest first.
 
-    The sequences of the sentences returned stay open. To be used with `yield from` in an engine's task.
+    To be used with `yield from` in an engine's task.
     """
     order = count()
     heap: list[_Branch] = []
@@ -103,10 +90,8 @@ def choose(
             while len(child.children) == 1 and not child.ask:
                 ((following, child),) = child.children.items()
                 tokens.append(following)
-            if child.ask in banned and not child.children:
-                continue
             bound = likelihood + float(row[token])
-            heapq.heappush(heap, _Branch(-bound, next(order), parent, likelihood, tokens, child, row))
+            heapq.heappush(heap, _Branch(-bound, next(order), parent, tokens, child))
 
     def floor() -> float:
         return found[best - 1].likelihood if len(found) >= best else (found[0].likelihood - _MARGIN if found else -inf)
@@ -125,10 +110,9 @@ def choose(
                 held.append(fork)
                 grow(fork, likelihood, branch.end, after[-1])
             else:
-                found.append(Choice(branch.end.ask, likelihood, fork, after[-1]))
+                found.append(Choice(branch.end.ask, likelihood, after[-1]))
+                sequences.close(fork)
         found.sort(key=lambda c: -c.likelihood)
-        for dropped in found[best:]:
-            sequences.close(dropped.sequence)
         del found[best:]
     for fork in held:
         sequences.close(fork)

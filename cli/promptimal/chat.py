@@ -5,13 +5,17 @@ The model reads the person's request (material replaced by marks, see `passage.v
     =                                                    the request stands as it is, or the request in better words
     Give the answer first, then a little context.        the asks; empty where nothing fits
 
-The first line is one token for nearly every prompt, so that the request is never decoded, nor read twice.
+The first line is one token for nearly every prompt, so that the request is never decoded, nor read twice. After an ask that fits it ends;
+after one that does not it goes to a new line: how much likelier the one is than the other is the model's verdict on an ask.
 """
 
 import re
 from typing import NamedTuple
 
 from promptimal import passage
+
+UNFIT = "\n"
+"""What follows an ask that does not fit its prompt; after one that does, the answer ends."""
 
 KEEP = "="
 """The first line of an answer that leaves the request as the person typed it."""

@@ -173,7 +173,7 @@ def _rewrite_many(arguments: argparse.Namespace) -> int:
     from promptimal.rewrite import CONTEXT, WIDTH, Rewriter
 
     try:
-        streams: list[IO[bytes]] = [sys.stdin.buffer if name == "-" else Path(name).open("rb") for name in arguments.file or ["-"]]
+        streams: list[IO[bytes]] = [sys.stdin.buffer if name == "-" else Path(name).open("rb") for name in arguments.file or ["-"]]  # noqa: SIM115
     except OSError as error:
         raise _Failure(f"cannot read {error.filename}: {error.strerror}") from None
     read = batch.read_jsonl if arguments.jsonl else lambda s: batch.read_separated(s, b"\0" if arguments.null else b"\n")

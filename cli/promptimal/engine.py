@@ -105,8 +105,9 @@ class Engine:
         self._lib = llama = _load_library()
         with _quiet(llama):
             parameters = llama.llama_model_default_params()
-            # Weights in their file order can be mapped; repacking them for the CPU costs more at start than one rewrite gains.
-            parameters.use_extra_bufts = slots > 1
+            # Weights as they stand in the file can be mapped. Repacked for the processor they take longer to load than one rewrite
+            # gains, and round otherwise: one prompt and many would not give the same rewrites.
+            parameters.use_extra_bufts = False
             self._model = _beside_numpy(lambda: llama.llama_model_load_from_file(os.fsencode(model), parameters))
             if not self._model:
                 raise BadModel(f"llama.cpp cannot load {model}: is it a complete GGUF model? Try another with --model")

@@ -7,10 +7,10 @@ words are taken where `fidelity` finds nothing lost and nothing new in them. The
 import random
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from math import exp, log
-from typing import Any
+from typing import Any, NamedTuple
 
 from promptimal import chat, fidelity, passage
 from promptimal.asks import EXPANSIONS, Bank, Choice, choose, read_bank
@@ -25,11 +25,27 @@ CONTEXT = 1536
 
 _MAX_VIEW_TOKENS = 400
 
-KEEP_QUIET = 0.02
-"""A first ask less likely than this is not added; set by readers' judgements, see trainer/LOG.md."""
+SHORTLIST = 8
+"""Asks that are judged for a prompt: those of the greatest likelihood."""
 
-SECOND = 0.3
-"""A second ask is added where stopping after the first is less likely than this."""
+
+class _Weights(NamedTuple):
+    bias: float
+    verdict: float
+    likelihood: float
+    silence: float
+
+
+WEIGHTS = _Weights(bias=1.378, verdict=0.542, likelihood=0.636, silence=-0.353)
+"""Of a logistic regression on readers' labels, see bench/calibrate.py and trainer/LOG.md."""
+
+KEEP_QUIET = 0.36
+"""An ask less sure to help than this is not added."""
+
+
+class _Judged(NamedTuple):
+    ask: str
+    value: float
 
 
 @dataclass(frozen=True)
@@ -41,12 +57,11 @@ class Rewrite:
     request: str
     asks: tuple[str, ...] = ()
     score: float = 0.0
-    """Likelihood of the asks, 0 where none was added."""
+    """How sure the model is that the ask helps, 0 where none was added."""
     kept: bool = True
     """Whether the request stands in the person's own words."""
     faults: tuple[str, ...] = ()
     """Why the model's words for the request were not taken, if they were not."""
-    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Rewriter:
@@ -65,6 +80,7 @@ class Rewriter:
         self._after = engine.tokenize(template.after, special=True)
         self._keep = engine.tokenize(chat.KEEP)
         self._newline = engine.tokenize("\n")
+        (self._unfit,) = engine.tokenize(chat.UNFIT)
         ends = engine.tokenize(template.end, special=True)
         if len(ends) != 1:
             raise BadModel(f"{engine.path} does not know {template.end}: it was not made for this prompt format")
@@ -120,43 +136,26 @@ class Rewriter:
             show(request.rstrip())
         rows = yield [Feed(sequence, [*first_line, *self._newline])]
         row = rows[0][-1]
-        silence = float(row[self._end])
-        rewrites: list[Rewrite] = []
-        base = {"silence": exp(silence)}
-
-        def made(asks: list[str], score: float, **notes: Any) -> Rewrite:
-            text = chat.join(request, " ".join(asks))
-            return Rewrite(prompt, text, request, tuple(asks), score, request == tidied, faults, base | notes)
-
-        choices = yield from choose(sequences, self.bank.first, sequence, row, max(n, 3), frozenset())
+        silence = exp(float(row[self._end]))
+        found = yield from choose(sequences, self.bank.trie, sequence, row, SHORTLIST)
+        choices = [self._judged(choice, silence) for choice in found if not is_redundant(choice.ask, view)]
+        choices = sorted(choices, key=lambda c: -c.value)
         if self.seed is not None:
             choices = self._drawn(choices)
-        for choice in choices:
-            if len(rewrites) == n:
-                break
-            if is_redundant(choice.ask, view):
-                continue
-            rewrites.append((yield from self._complete(sequences, choice, view, made)))
-        quiet = silence > (choices[0].likelihood if choices else 0) or not rewrites or rewrites[0].score < KEEP_QUIET
-        if quiet:
-            rewrites.insert(0, made([], 0.0))
+
+        def made(ask: str, score: float) -> Rewrite:
+            return Rewrite(prompt, chat.join(request, ask), request, (ask,) if ask else (), score, request == tidied, faults)
+
+        rewrites = [made(c.ask, c.value) for c in choices[:n]]
+        if not choices or choices[0].value < KEEP_QUIET:
+            rewrites.insert(0, made("", 0.0))
         return rewrites[:n]
 
-    def _complete(
-        self, sequences: Sequences, choice: Choice, view: str, made: Callable[..., Rewrite]
-    ) -> Generator[list[Feed], Any, Rewrite]:
-        """A rewrite that begins its asks with `choice`, and a second ask where the model wants one."""
-        stop = exp(float(choice.row[self._end]))
-        score = exp(choice.likelihood)
-        if stop >= SECOND:
-            return made([choice.ask], score, stop=stop)
-        seconds = yield from choose(sequences, self.bank.second, choice.sequence, choice.row, 2, frozenset({choice.ask}))
-        for second in seconds:
-            sequences.close(second.sequence)
-        for second in seconds:
-            if not is_redundant(second.ask, f"{view} {choice.ask}"):
-                return made([choice.ask, second.ask], score, stop=stop, second=exp(second.likelihood))
-        return made([choice.ask], score, stop=stop)
+    def _judged(self, choice: Choice, silence: float) -> "_Judged":
+        """How sure the model is that a reader would find the answer better with this ask: from its verdict, the ask's and silence's likelihood."""
+        verdict = float(choice.row[self._end] - choice.row[self._unfit])
+        w = WEIGHTS
+        return _Judged(choice.ask, 1 / (1 + exp(-(w.bias + w.verdict * verdict + w.likelihood * choice.likelihood + w.silence * silence))))
 
     def _own_words(self, sequences: Sequences, root: int, row: Any, size: int) -> Generator[list[Feed], Any, str]:
         """The request as the model would put it: one line, decoded greedily, at most twice as long as the request."""
@@ -173,10 +172,10 @@ class Rewriter:
         sequences.close(sequence)
         return written.decode(errors="replace").strip()
 
-    def _drawn(self, choices: list[Choice]) -> list[Choice]:
-        """The choices in an order drawn by their likelihoods (Gumbel, 1954): likely ones tend to stand first."""
+    def _drawn(self, choices: list[_Judged]) -> list[_Judged]:
+        """The choices in an order drawn by their odds (Gumbel, 1954): good ones tend to stand first."""
         draw = random.Random(self.seed)
-        return sorted(choices, key=lambda c: -c.likelihood + log(-log(1 - draw.random())))
+        return sorted(choices, key=lambda c: log(-log(1 - draw.random())) - log(c.value / (1 - c.value)))
 
     def _known(self, word: str) -> bool:
         """Whether a word is spelled as the model has often seen it: then it is one token."""

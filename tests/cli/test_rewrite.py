@@ -34,7 +34,7 @@ def test_the_best_sentences_of_the_bank_are_found_exactly(rewriter):
     def searched(sequences):
         root = sequences.open()
         rows = yield [Feed(root, prompt)]
-        found = yield from choose(sequences, bank.first, root, rows[0][-1], 3, frozenset())
+        found = yield from choose(sequences, bank.trie, root, rows[0][-1], 3)
         return [(c.ask, c.likelihood) for c in found]
 
     def scored(sequences):

@@ -17,6 +17,7 @@ from typing import Any
 from promptimal import chat
 
 DEFAULT = Path(__file__).parent / "data" / "pairs.jsonl"
+VERDICTS = Path(__file__).parent / "data" / "verdicts.jsonl"
 
 
 class BadPairs(Exception):
@@ -36,6 +37,25 @@ class Pair:
     def target(self) -> str:
         """What the model should write, see `promptimal.chat`."""
         return chat.target(self.prompt, self.improved, None if self.asks is None else " ".join(self.asks))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A reader's word on one ask for one prompt: whether the answer to both would serve the person better than the answer to the prompt."""
+
+    prompt: str
+    ask: str
+    better: bool
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """All verdicts of a file: {"prompt": …, "ask": …, "better": true}, one a line. Raises BadPairs."""
+    verdicts = []
+    for place, record in read_lines(path):
+        if [type(record.get(name)) for name in ("prompt", "ask", "better")] != [str, str, bool]:
+            raise BadPairs(f'{place}: a verdict has the texts "prompt" and "ask", and "better", true or false')
+        verdicts.append(Verdict(record["prompt"], record["ask"], record["better"]))
+    return verdicts
 
 
 def read(path: Path) -> list[Pair]:
