@@ -18,16 +18,20 @@ import contextlib
 import ctypes
 import importlib.util
 import os
+import re
 import sys
 import threading
 import types
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     pass
+
+_RUN = re.compile(r"\s{2,}|[^\S ]")
 
 BATCH = 512
 """Tokens a llama_decode."""
@@ -136,7 +140,21 @@ class Engine:
         self._lib.llama_model_free(self._model)
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        """Token numbers of a text. Only with `special` do control tokens written in it count as such."""
+        """Token numbers of a text. Only with `special` do control tokens written in it count as such.
+
+        Runs of white space are cut as the tokenizer that the model was trained with cuts them (GPT-2's pattern: all but the last blank
+        apart from what follows); llama.cpp's own cut differs for this vocabulary, and would show the model tokens it has never seen.
+        """
+        if not special and _RUN.search(text):
+            cuts = {0, len(text)}
+            for run in _RUN.finditer(text):
+                cuts.add(run.start())
+                if run.end() < len(text):
+                    cuts |= {run.end() - 1} if run[0][-1] == " " else {run.end() - 1, run.end()}
+            return [token for a, b in pairwise(sorted(cuts)) for token in self._tokenize(text[a:b], special)]
+        return self._tokenize(text, special)
+
+    def _tokenize(self, text: str, special: bool) -> list[int]:
         data = text.encode()
         size = len(data) + 8
         tokens = (ctypes.c_int32 * size)()

@@ -107,6 +107,8 @@ def check(request: str, rewrite: str, *, known: Callable[[str], bool] | None = N
         else:
             new = [n for n in new if n.text.lower() != mended.lower()]
     if own_words:
+        if moved := _moved(given, made):
+            faults.append(Fault("missing", "order", moved.text, moved.start, moved.end))
         for item in new:
             if item.text.lower() not in _SCAFFOLD and not _is_covered(item.text, words_before):
                 faults.append(Fault("new", "word", item.text, item.start, item.end))
@@ -166,6 +168,23 @@ def _compare(kind: str, given: list[Item], made: list[Item], rewrite: str, reque
         if kind in _VERBATIM and item.text.lower() in request.lower():
             continue
         yield Fault("new", kind, item.text, item.start, item.end)
+
+
+def _moved(given: list[Item], made: list[Item]) -> Item | None:
+    """The first content word that no longer stands after the one before it: the person's own order says what belongs together."""
+    places: dict[str, list[int]] = {}
+    for item in made:
+        if item.kind == "word":
+            places.setdefault(item.form, []).append(item.start)
+    last = -1
+    for item in given:
+        if item.kind != "word" or item.form not in places:
+            continue
+        following = [p for p in places[item.form] if p > last]
+        if not following:
+            return item
+        last = following[0]
+    return None
 
 
 def _plain_number(text: str) -> str:

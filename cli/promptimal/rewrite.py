@@ -124,7 +124,11 @@ class Rewriter:
         request, sequence = tidied, sequences.fork(root)
         faults: tuple[str, ...] = ()
         may_reword = (
-            len(segments) == 1 and not passage.is_material(segments[0]) and "\n" not in prompt.strip() and len(prompt) <= chat.MAX_OWN_WORDS
+            len(segments) == 1
+            and not passage.is_material(segments[0])
+            and "\n" not in prompt.strip()
+            and len(prompt) <= chat.MAX_OWN_WORDS
+            and len(prompt.split()) > 2
         )
         first_line = self._keep
         if may_reword and int(row.argmax()) != self._keep[0]:

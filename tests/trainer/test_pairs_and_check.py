@@ -61,7 +61,7 @@ def test_a_fault_is_found(tmp_path, change, message):
 def test_near_duplicates_are_found_within_and_against(tmp_path):
     near = {**GOOD, "prompt": "Who painted The Night Watch?"}
     assert any("same prompt as in line 1" in f for f in faults(tmp_path, GOOD, near))
-    other = written(tmp_path / "e.jsonl", {"prompt": "the night watch - who painted it"}, {"prompt": "who painted the night watch?"})
+    other = written(tmp_path / "e.jsonl", {"prompt": "is this another prompt"}, {"prompt": "Who painted the Night Watch?"})
     assert any("e.jsonl:2" in f for f in check(written(tmp_path / "p.jsonl", GOOD), [other]))
 
 
