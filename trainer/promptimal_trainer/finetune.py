@@ -198,11 +198,11 @@ def finetune(
     step = 0
     for epoch in range(recipe.epochs):
         batches = _batches(train, recipe, epoch)
-        for start in range(0, len(batches), recipe.accumulate):
+        for begin in range(0, len(batches), recipe.accumulate):
             step += 1
             if step <= progress.step:
                 continue
-            group = batches[start : start + recipe.accumulate]
+            group = batches[begin : begin + recipe.accumulate]
             loss = _update(model, group, optimizer, weights, recipe)
             schedule.step()
             tokens += sum(len(e.prompt) + len(e.answer) for b in group for e in b)
