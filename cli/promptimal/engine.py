@@ -26,10 +26,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, NamedTuple
 
 _RUN = re.compile(r"\s{2,}|[^\S ]")
 
@@ -42,17 +39,29 @@ class BadModel(Exception):
 
 
 class Feed(NamedTuple):
-    """Tokens to append to a sequence. `every` asks for what may follow each of them, not the last alone."""
+    """Tokens to append to a sequence.
+
+    What comes back is a list of one array, the log-probabilities of what may follow, shape (vocabulary); with `every` one such array for each
+    token; with `state` a second array behind the first: the model's last hidden state after its final norm, shape (hidden size).
+    """
 
     sequence: int
     tokens: list[int]
     every: bool = False
+    state: bool = False
 
-
-Rows = "list[np.ndarray]"
-"""For each Feed an array of log-probabilities, shape (tokens or 1, vocabulary)."""
 
 Task = Generator[list[Feed], Any, Any]
+
+
+class _Wanted(NamedTuple):
+    """One token to evaluate, and the list that what comes of it goes to."""
+
+    rows: list[Any]
+    token: int
+    position: int
+    sequence: int
+    output: bool
 
 
 @dataclass
@@ -64,6 +73,13 @@ class _Active:
     sequences: "Sequences"
     feeds: list[Feed]
     rows: list[Any]
+
+
+class Kept(NamedTuple):
+    """A sequence that outlives its task."""
+
+    sequence: int
+    length: int
 
 
 class Sequences:
@@ -81,9 +97,17 @@ class Sequences:
 
     def fork(self, sequence: int) -> int:
         """A new sequence that begins with all of `sequence`; the cells are shared, nothing is computed."""
+        return self.borrow(Kept(sequence, self.length[sequence]))
+
+    def keep(self, sequence: int) -> "Kept":
+        """Take a sequence out of this task: it stays for others to `borrow`."""
+        return Kept(sequence, self.length.pop(sequence))
+
+    def borrow(self, kept: "Kept") -> int:
+        """A new sequence that begins with all of a kept one."""
         number = self.open()
-        self._engine.copy_cells(sequence, number)
-        self.length[number] = self.length[sequence]
+        self._engine.copy_cells(kept.sequence, number)
+        self.length[number] = kept.length
         return number
 
     def close(self, sequence: int) -> None:
@@ -117,6 +141,7 @@ class Engine:
                 raise BadModel(f"llama.cpp cannot load {model}: is it a complete GGUF model? Try another with --model")
             self._vocab = llama.llama_model_get_vocab(self._model)
             self.words = llama.llama_vocab_n_tokens(self._vocab)
+            self.hidden = llama.llama_model_n_embd(self._model)
             settings = llama.llama_context_default_params()
             settings.n_ctx = context * slots
             settings.n_batch = settings.n_ubatch = BATCH
@@ -166,6 +191,31 @@ class Engine:
         buffer = ctypes.create_string_buffer(256)
         count = self._lib.llama_token_to_piece(self._vocab, token, buffer, 256, 0, False)
         return buffer.raw[:count] if count > 0 else b""
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends an answer."""
+        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+
+    def chat(self, messages: list[dict[str, str]]) -> str:
+        """Messages in the model's own chat template, up to where its answer begins. Raises BadModel where llama.cpp does not know the template."""
+        template = self._lib.llama_model_chat_template(self._model, None)
+        chat = (self._lib.llama_chat_message * len(messages))(*((m["role"].encode(), m["content"].encode()) for m in messages))
+        size = 4096 + 4 * sum(len(m["content"]) for m in messages)
+        buffer = ctypes.create_string_buffer(size)
+        count = self._lib.llama_chat_apply_template(template, chat, len(messages), True, buffer, size) if template else -1
+        if not 0 < count <= size:
+            raise BadModel(
+                f"{self.path} has no chat template that llama.cpp knows: use a chat (instruct) model, or run it behind a server (--api-base)"
+            )
+        start = self.piece_of_start()
+        return start + buffer.raw[:count].decode().removeprefix(start)
+
+    def piece_of_start(self) -> str:
+        """The text of the token that this model wants at the beginning of every input, "" where it wants none."""
+        if not self._lib.llama_vocab_get_add_bos(self._vocab):
+            return ""
+        text: bytes = self._lib.llama_vocab_get_text(self._vocab, self._lib.llama_vocab_bos(self._vocab))
+        return text.decode()
 
     def metadata(self, key: str) -> str:
         """A text of the model file's header, or "" where it has none."""
@@ -225,19 +275,29 @@ class Engine:
 
     def _evaluate(self, active: list[_Active]) -> None:
         """Evaluate what all active tasks want, in as few batches as it fits, and put the rows into each task."""
-        wanted: list[tuple[_Active, int, int, int, int, bool]] = []  # task, feed, token, position, sequence, output?
+        wanted: list[_Wanted] = []
+        states: list[_Wanted] = []
         for entry in active:
             entry.rows = [[] for _ in entry.feeds]
-            for number, feed in enumerate(entry.feeds):
+            for rows, feed in zip(entry.rows, entry.feeds, strict=True):
                 start = entry.sequences.length[feed.sequence]
                 last = len(feed.tokens) - 1
                 for i, token in enumerate(feed.tokens):
-                    wanted.append((entry, number, token, start + i, feed.sequence, feed.every or i == last))
+                    todo = states if feed.state and i == last else wanted
+                    todo.append(_Wanted(rows, token, start + i, feed.sequence, feed.every or i == last))
                 entry.sequences.length[feed.sequence] = start + len(feed.tokens)
+        self._decode(wanted)
+        if states:
+            # While hidden states are asked for, llama.cpp gives every token of a batch its output layer: so these go last, by themselves.
+            self._lib.llama_set_embeddings(self._context, True)
+            self._decode(states, state=True)
+            self._lib.llama_set_embeddings(self._context, False)
+
+    def _decode(self, wanted: list["_Wanted"], state: bool = False) -> None:
         batch = self._batch
         for begin in range(0, len(wanted), BATCH):
             part = wanted[begin : begin + BATCH]
-            for i, (_, _, token, position, sequence, output) in enumerate(part):
+            for i, (_, token, position, sequence, output) in enumerate(part):
                 batch.token[i] = token
                 batch.pos[i] = position
                 batch.n_seq_id[i] = 1
@@ -247,9 +307,11 @@ class Engine:
             status = self._lib.llama_decode(self._context, batch)
             if status:
                 raise BadModel(f"llama.cpp could not evaluate a batch (status {status}): the prompt may be too long")
-            for i, (entry, number, *_, output) in enumerate(part):
-                if output:
-                    entry.rows[number].append(self._log_probabilities(i))
+            for i, todo in enumerate(part):
+                if todo.output:
+                    todo.rows.append(self._log_probabilities(i))
+                if state:
+                    todo.rows.append(self._state(i))
 
     def _log_probabilities(self, index: int) -> Any:
         import numpy as np
@@ -258,6 +320,12 @@ class Engine:
         logits = np.ctypeslib.as_array(pointer, (self.words,))
         top = logits.max()
         return logits - (top + np.log(np.exp(logits - top).sum()))
+
+    def _state(self, index: int) -> Any:
+        import numpy as np
+
+        pointer = self._lib.llama_get_embeddings_ith(self._context, index)
+        return np.ctypeslib.as_array(pointer, (self.hidden,)).copy()
 
     def _apply(self, adapter: Path) -> None:
         llama = self._lib

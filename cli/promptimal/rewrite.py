@@ -1,7 +1,7 @@
-"""A prompt in, its rewrite out: the request kept, and the asks that fit it.
+"""A prompt in, its rewrite out: the request kept, and the ask that fits it best.
 
-For each prompt the model reads the view of it (see `passage`) and says whether the request stands as typed or needs other words. Its
-words are taken where `fidelity` finds nothing lost and nothing new in them. Then it chooses asks from the bank, or none.
+For each prompt the model reads the view of it (see `passage`) once. That tells whether the request stands as typed or needs other words, whose
+decoding is all that is left to do (they are taken where `fidelity` finds nothing lost and nothing new in them), and how sure each ask of the bank is to help.
 """
 
 import random
@@ -9,43 +9,28 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from math import exp, log
+from math import log
 from typing import Any, NamedTuple
 
 from promptimal import chat, fidelity, passage
-from promptimal.asks import EXPANSIONS, Bank, Choice, choose, read_bank
+from promptimal.asks import Bank
 from promptimal.engine import BadModel, Engine, Feed, Sequences
 from promptimal.language import is_english
-
-WIDTH = EXPANSIONS + 21
-"""Sequences that one rewrite may hold open: branching points, eight choices, eight branches in a batch, and a few of its own."""
-
-CONTEXT = 1536
-"""Tokens that one rewrite may need: the view, the request in other words, and the branches of two searches."""
 
 _MAX_VIEW_TOKENS = 400
 
 SHORTLIST = 8
-"""Asks that are judged for a prompt: those of the greatest likelihood."""
+"""Asks that are looked at for a prompt: the surest."""
+
+ALONE, SECOND = 0.3, 0.3
+"""How sure an ask must be to be added, as the first one and as a second one: set by readers' verdicts, see trainer/LOG.md."""
 
 
-class _Weights(NamedTuple):
-    bias: float
-    verdict: float
-    likelihood: float
-    silence: float
+class _Choice(NamedTuple):
+    """An ask of the bank, and how sure the model is that it helps."""
 
-
-WEIGHTS = _Weights(bias=1.378, verdict=0.542, likelihood=0.636, silence=-0.353)
-"""Of a logistic regression on readers' labels, see bench/calibrate.py and trainer/LOG.md."""
-
-KEEP_QUIET = 0.36
-"""An ask less sure to help than this is not added."""
-
-
-class _Judged(NamedTuple):
     ask: str
-    value: float
+    sure: float
 
 
 @dataclass(frozen=True)
@@ -64,27 +49,36 @@ class Rewrite:
     """Why the model's words for the request were not taken, if they were not."""
 
 
-class Rewriter:
-    """Rewrites prompts with one loaded model."""
+class Reading(NamedTuple):
+    """A prompt as a model gets to see it: its `view`, its tidied form, and whether the model may put it in other words."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        template: chat.Template = chat.CHATML,
-        bank: list[str] | None = None,
-        seed: int | None = None,
-    ) -> None:
+    prompt: str
+    view: str
+    tidied: str
+    may_be_reworded: bool
+
+
+def read(prompt: str) -> Reading | Rewrite:
+    """What a model should read of a prompt; or the rewrite at once, where nothing may be added and no model is asked."""
+    segments = passage.split(prompt)
+    view = passage.view(segments)
+    if not view or not is_english(view) or forbids_asks(view):
+        typed = chat.trim(prompt)
+        return Rewrite(prompt, typed, typed)
+    return Reading(prompt, view, chat.tidy(prompt), _may_be_reworded(prompt, segments))
+
+
+class Rewriter:
+    """Rewrites prompts with one loaded model; a subclass knows how, for one prompt."""
+
+    width: int
+    """Sequences that one prompt may hold."""
+    context: int
+    """Tokens that one prompt may need."""
+
+    def __init__(self, engine: Engine, seed: int | None = None) -> None:
         self.engine, self.seed = engine, seed
-        self.bank = Bank(engine, read_bank() if bank is None else bank)
-        self._before = engine.tokenize(template.before, special=True)
-        self._after = engine.tokenize(template.after, special=True)
-        self._keep = engine.tokenize(chat.KEEP)
-        self._newline = engine.tokenize("\n")
-        (self._unfit,) = engine.tokenize(chat.UNFIT)
-        ends = engine.tokenize(template.end, special=True)
-        if len(ends) != 1:
-            raise BadModel(f"{engine.path} does not know {template.end}: it was not made for this prompt format")
-        self._end = ends[0]
+        self.name = engine.path.name
 
     def rewrite(self, prompt: str, n: int = 1, show: Callable[[str], None] | None = None) -> list[Rewrite]:
         """Up to `n` different rewrites of a prompt, best first; always at least one.
@@ -105,85 +99,115 @@ class Rewriter:
                 yield waiting.pop(following)
                 following += 1
 
+    def view_tokens(self, view: str) -> list[int]:
+        """The tokens of a view, without the middle of what would be too many: digits and symbols may take a token each."""
+        tokens = self.engine.tokenize(view)
+        if len(tokens) <= _MAX_VIEW_TOKENS:
+            return tokens
+        half = _MAX_VIEW_TOKENS // 2
+        return [*tokens[:half], *self.engine.tokenize(" […] "), *tokens[-half:]]
+
     def _task(
         self, sequences: Sequences, prompt: str, n: int, show: Callable[[str], None] | None = None
     ) -> Generator[list[Feed], Any, list[Rewrite]]:
-        segments = passage.split(prompt)
-        view = passage.view(segments)
-        tidied = chat.tidy(prompt)
-        if not view or not is_english(view) or forbids_asks(view):
-            typed = chat.trim(prompt)
-            return [Rewrite(prompt, typed, typed)]
-        read = self.engine.tokenize(view)
-        if len(read) > _MAX_VIEW_TOKENS:  # digits and symbols may take a token each
-            half = _MAX_VIEW_TOKENS // 2
-            read = [*read[:half], *self.engine.tokenize(" […] "), *read[-half:]]
-        root = sequences.open()
-        rows = yield [Feed(root, [*self._before, *read, *self._after])]
-        row = rows[0][-1]
-        request, sequence = tidied, sequences.fork(root)
+        raise NotImplementedError
+
+
+class Chooser(Rewriter):
+    """Rewrites prompts with a model of ours, which chooses the ask from its bank."""
+
+    width = 1
+    context = 640  # the view, and the request in other words
+
+    def __init__(self, engine: Engine, template: chat.Template, bank: Bank, seed: int | None = None) -> None:
+        super().__init__(engine, seed)
+        if bank.weight.shape[1] != engine.hidden:
+            raise BadModel(f"{engine.path}: its asks are another model's: convert it again")
+        self.bank = bank
+        self._before = engine.tokenize(template.before, special=True)
+        self._after = engine.tokenize(template.after, special=True)
+        self._keep = engine.tokenize(chat.KEEP)[0]
+
+    def _task(
+        self, sequences: Sequences, prompt: str, n: int, show: Callable[[str], None] | None = None
+    ) -> Generator[list[Feed], Any, list[Rewrite]]:
+        reading = read(prompt)
+        if isinstance(reading, Rewrite):
+            return [reading]
+        sequence = sequences.open()
+        rows = yield [Feed(sequence, [*self._before, *self.view_tokens(reading.view), *self._after], state=True)]
+        row, state = rows[0]
+        request = reading.tidied
         faults: tuple[str, ...] = ()
-        may_reword = (
-            len(segments) == 1
-            and not passage.is_material(segments[0])
-            and "\n" not in prompt.strip()
-            and len(prompt) <= chat.MAX_OWN_WORDS
-            and len(prompt.split()) > 2
-        )
-        first_line = self._keep
-        if may_reword and int(row.argmax()) != self._keep[0]:
-            own = yield from self._own_words(sequences, root, row, len(view))
+        if int(row.argmax()) != self._keep and reading.may_be_reworded:
+            own = yield from self._own_words(sequence, row, len(reading.view))
             faults = tuple(str(f) for f in fidelity.check(prompt.strip(), own, known=self._known, own_words=True))
             if own and not faults:
-                request, first_line = own, self.engine.tokenize(own)
+                request = own
         if show:
             show(request.rstrip())
-        rows = yield [Feed(sequence, [*first_line, *self._newline])]
-        row = rows[0][-1]
-        silence = exp(float(row[self._end]))
-        found = yield from choose(sequences, self.bank.trie, sequence, row, SHORTLIST)
-        choices = [self._judged(choice, silence) for choice in found if not is_redundant(choice.ask, view)]
-        choices = sorted(choices, key=lambda c: -c.value)
-        if self.seed is not None:
-            choices = self._drawn(choices)
+        choices = self._choices(state, reading.view)
+        asks = list(_combined(choices, reading.view))
+        if not choices or choices[0].sure < ALONE:
+            asks.insert(0, ())
 
-        def made(ask: str, score: float) -> Rewrite:
-            return Rewrite(prompt, chat.join(request, ask), request, (ask,) if ask else (), score, request == tidied, faults)
+        def made(chosen: tuple[_Choice, ...]) -> Rewrite:
+            texts = tuple(choice.ask for choice in chosen)
+            score = chosen[0].sure if chosen else 0.0
+            return Rewrite(prompt, chat.join(request, " ".join(texts)), request, texts, score, request == reading.tidied, faults)
 
-        rewrites = [made(c.ask, c.value) for c in choices[:n]]
-        if not choices or choices[0].value < KEEP_QUIET:
-            rewrites.insert(0, made("", 0.0))
-        return rewrites[:n]
+        return [made(chosen) for chosen in asks[:n]]
 
-    def _judged(self, choice: Choice, silence: float) -> "_Judged":
-        """How sure the model is that a reader would find the answer better with this ask: from its verdict, the ask's and silence's likelihood."""
-        verdict = float(choice.row[self._end] - choice.row[self._unfit])
-        w = WEIGHTS
-        return _Judged(choice.ask, 1 / (1 + exp(-(w.bias + w.verdict * verdict + w.likelihood * choice.likelihood + w.silence * silence))))
+    def _choices(self, state: Any, view: str) -> list[_Choice]:
+        """The surest asks, best first; with a seed, in an order drawn by their odds."""
+        sure = self.bank.rate(state)
+        order = (-sure).argsort()[: 2 * SHORTLIST]
+        choices = [_Choice(self.bank.sentences[i], float(sure[i])) for i in order if not is_redundant(self.bank.sentences[i], view)]
+        return choices[:SHORTLIST] if self.seed is None else self._drawn(choices[:SHORTLIST])
 
-    def _own_words(self, sequences: Sequences, root: int, row: Any, size: int) -> Generator[list[Feed], Any, str]:
+    def _own_words(self, sequence: int, row: Any, size: int) -> Generator[list[Feed], Any, str]:
         """The request as the model would put it: one line, decoded greedily, at most twice as long as the request."""
-        sequence = sequences.fork(root)
         written = b""
         while len(written) < 2 * size + 40:
             token = int(row.argmax())
             piece = self.engine.piece(token)
-            if token == self._end or not piece or b"\n" in piece:
+            if self.engine.ends(token) or not piece or b"\n" in piece:
                 break
             written += piece
             rows = yield [Feed(sequence, [token])]
             row = rows[0][-1]
-        sequences.close(sequence)
         return written.decode(errors="replace").strip()
 
-    def _drawn(self, choices: list[_Judged]) -> list[_Judged]:
+    def _drawn(self, choices: list[_Choice]) -> list[_Choice]:
         """The choices in an order drawn by their odds (Gumbel, 1954): good ones tend to stand first."""
         draw = random.Random(self.seed)
-        return sorted(choices, key=lambda c: log(-log(1 - draw.random())) - log(c.value / (1 - c.value)))
+        return sorted(choices, key=lambda c: log(-log(1 - draw.random())) - log(c.sure / (1 - c.sure)))
 
     def _known(self, word: str) -> bool:
         """Whether a word is spelled as the model has often seen it: then it is one token."""
         return len(self.engine.tokenize(" " + word)) == 1
+
+
+def _combined(choices: list[_Choice], view: str) -> Iterator[tuple[_Choice, ...]]:
+    """One or two asks at a time, best first: each ask with the next best that says something else and is sure enough."""
+    left = list(choices)
+    while left:
+        first = left.pop(0)
+        second = next((c for c in left if c.sure >= SECOND and not is_redundant(c.ask, f"{view} {first.ask}")), None)
+        if second:
+            left.remove(second)
+        yield (first, second) if second else (first,)
+
+
+def _may_be_reworded(prompt: str, segments: tuple[passage.Segment, ...]) -> bool:
+    """Whether a request is short and plain enough for the model to put it in other words; one or two words are nobody's to complete."""
+    return (
+        len(segments) == 1
+        and not passage.is_material(segments[0])
+        and "\n" not in prompt.strip()
+        and len(prompt) <= chat.MAX_OWN_WORDS
+        and len(prompt.split()) > 2
+    )
 
 
 _FIXED_FORM = re.compile(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from promptimal_convert.gguf_file import BadGGUF, Header, NewTensor, entry, read_header, write
+from promptimal_convert.gguf_file import BadGGUF, Header, NewTensor, array_entry, entry, read_header, write
 
 # Module names of transformers' Llama and llama.cpp's names for the same weights.
 _LAYER = {
@@ -57,6 +58,7 @@ def convert(adapter: Path, base: Path, out: Path) -> int:
         entry("adapter.type", "lora"),
         entry("adapter.lora.alpha", float(alpha)),
         *_prompt_format(adapter / "card.json"),
+        *_bank(adapter / "asks.safetensors"),
     ]
     write(out, entries, tensors)
     return len(tensors) // 2
@@ -89,6 +91,25 @@ def _prompt_format(card: Path) -> list[bytes]:
         return [entry("promptimal.template", json.loads(card.read_text(encoding="utf-8"))["recipe"]["template"])]
     except (OSError, ValueError, KeyError):
         return []
+
+
+def _bank(path: Path) -> list[bytes]:
+    """The asks and the layer that rates them, where the adapter has one: a merged model brings them to the rewriter."""
+    if not path.exists():
+        return []
+    try:
+        with safe_open(path, framework="numpy") as file:
+            weight, bias = (file.get_tensor(name).astype("<f4") for name in ("weight", "bias"))
+            sentences = [text for _, text in sorted((file.metadata() or {}).items())]
+    except Exception as error:  # safetensors raises its own type and OSError
+        raise BadAdapter(f"{path}: {error}") from error
+    if weight.ndim != 2 or len(sentences) != weight.shape[0] or bias.shape != weight.shape[:1]:
+        raise BadAdapter(f"{path}: {len(sentences)} asks do not fit weights of shape {weight.shape}")
+    return [
+        array_entry("promptimal.asks", sentences),
+        array_entry("promptimal.asks.weight", weight.tobytes()),
+        array_entry("promptimal.asks.bias", bias.tobytes()),
+    ]
 
 
 def _place(name: str, array: np.ndarray, base: Header) -> tuple[str, str, np.ndarray]:

@@ -20,7 +20,7 @@ _MAX_NAME = 64  # bytes, GGML_MAX_NAME
 
 # Value types of the format: number → struct code of the scalar ones.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
+_FLOAT32, _STRING, _ARRAY = 6, 8, 9
 
 TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
@@ -111,6 +111,42 @@ def entry(key: str, value: str | int | float) -> bytes:
     if isinstance(value, int):
         return head + struct.pack("<II", 4, value)
     return head + struct.pack("<If", 6, value)
+
+
+def array_entry(key: str, values: list[str] | bytes) -> bytes:
+    """A key and a list of texts, or a key and the bytes of little-endian float32 numbers, as a header entry."""
+    name = key.encode()
+    head = struct.pack("<Q", len(name)) + name + struct.pack("<I", _ARRAY)
+    if isinstance(values, bytes):
+        return head + struct.pack("<IQ", _FLOAT32, len(values) // 4) + values
+    data = [value.encode() for value in values]
+    return head + struct.pack("<IQ", _STRING, len(data)) + b"".join(struct.pack("<Q", len(text)) + text for text in data)
+
+
+def texts(header: Header, key: str) -> list[str]:
+    """The texts of an array value. Raises BadGGUF where the key is missing or holds something else."""
+    data = _array_data(header, key, _STRING)
+    found, position = [], 0
+    while position < len(data):
+        (length,) = struct.unpack_from("<Q", data, position)
+        position += 8 + length
+        try:
+            found.append(data[position - length : position].decode())
+        except UnicodeDecodeError as error:
+            raise BadGGUF(f"{header.path}: {key} holds a text that is not UTF-8") from error
+    return found
+
+
+def float_bytes(header: Header, key: str) -> bytes:
+    """The bytes of a float32 array value. Raises BadGGUF where the key is missing or holds something else."""
+    return _array_data(header, key, _FLOAT32)
+
+
+def _array_data(header: Header, key: str, item_type: int) -> bytes:
+    """The bytes of an array's items."""
+    if header.need(key, Array).item_type != item_type:
+        raise BadGGUF(f"{header.path}: {key} is a list of the wrong type")
+    return header.raw[key][8 + len(key.encode()) + 4 + 12 :]
 
 
 def write(path: Path, entries: list[bytes], tensors: list[NewTensor]) -> None:
