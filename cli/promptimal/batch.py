@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from promptimal.rewrite import Rewrite, Rewriter
+from promptimal.server import ServerRewriter
 
-SLOTS = 6
-"""Prompts under way at once: llama.cpp has 256 sequences, and a rewrite may hold some forty."""
+SLOTS = 32
+"""Prompts under way at once."""
 
 
 class Job(NamedTuple):
@@ -55,7 +56,9 @@ def read_separated(stream: IO[bytes], separator: bytes) -> Iterator[Job]:
         yield _decoded(rest)
 
 
-def run(jobs: Iterator[Job], rewriter: Rewriter, n: int, write: Callable[[Job, list[Rewrite]], None], progress: bool) -> int:
+def run(
+    jobs: Iterator[Job], rewriter: Rewriter | ServerRewriter, n: int, write: Callable[[Job, list[Rewrite]], None], progress: bool
+) -> int:
     """Rewrite all jobs in order; the number of those that could not be."""
     pending: list[Job] = []
     failed = done = 0

