@@ -107,12 +107,38 @@ def check(request: str, rewrite: str, *, known: Callable[[str], bool] | None = N
         else:
             new = [n for n in new if n.text.lower() != mended.lower()]
     if own_words:
-        if moved := _moved(given, made):
-            faults.append(Fault("missing", "order", moved.text, moved.start, moved.end))
+        if fault := _unaligned(request, rewrite, known):
+            faults.append(fault)
         for item in new:
             if item.text.lower() not in _SCAFFOLD and not _is_covered(item.text, words_before):
                 faults.append(Fault("new", "word", item.text, item.start, item.end))
     return sorted(set(faults), key=lambda f: (f.problem, f.start))
+
+
+_MOST_WORDS_OF_ASKS = 45
+_DEMAND = frozenset(
+    """acknowledge add adapt address answer appeal ask avoid back balance base be begin break build capture check choose cite clear compare consider cover define describe discuss distinguish
+    end ensure explain fill find focus follow give go grade ground group handle highlight identify illustrate include indicate judge keep lay lead let list make mark measure mention mix name note offer
+    open order organize outline pick point present prioritize provide pull put quote recommend round say separate set share show specify start state stay suggest summarize
+    support take tell test think trace translate use vary walk weigh work write for if in where with also then""".split()
+)
+
+
+def check_asks(asks: str, request: str) -> list[str]:
+    """What is wrong with asks that a model wrote itself for `request`, in words: they may demand, and bring in nothing."""
+    faults = []
+    if len(asks.split()) > _MOST_WORDS_OF_ASKS:
+        faults.append(f"asks of more than {_MOST_WORDS_OF_ASKS} words")
+    if "?" in asks or not asks.endswith((".", "!")):
+        faults.append("asks that are no whole sentences")
+    sentences = re.split(r"(?<=[.!]) +", asks)
+    faults += [f"no demand but a statement: {s[:40]}" for s in sentences if s.split(maxsplit=1)[0].strip(",").lower() not in _DEMAND]
+    known = request.lower()
+    for item in items(asks):
+        allowed = item.kind == "number" and item.form in ("1", "2", "3")
+        if item.kind in ("link", "number", "name", "code", "quotation") and not allowed and item.text.lower() not in known:
+            faults.append(f"new {item.kind}: {item.text}")
+    return faults
 
 
 def items(text: str) -> Iterator[Item]:
@@ -170,21 +196,60 @@ def _compare(kind: str, given: list[Item], made: list[Item], rewrite: str, reque
         yield Fault("new", kind, item.text, item.start, item.end)
 
 
-def _moved(given: list[Item], made: list[Item]) -> Item | None:
-    """The first content word that no longer stands after the one before it: the person's own order says what belongs together."""
-    places: dict[str, list[int]] = {}
-    for item in made:
-        if item.kind == "word":
-            places.setdefault(item.form, []).append(item.start)
-    last = -1
-    for item in given:
-        if item.kind != "word" or item.form not in places:
-            continue
-        following = [p for p in places[item.form] if p > last]
-        if not following:
-            return item
-        last = following[0]
+_INSERTABLE = frozenset("a an the to of in on for from with is are do does did me my and i it there you".split())
+_FILLER = frozenset("pls plz please hey hi hello yo thx thanks thank lol ok okay um uh so well just can could you u tell me help".split())
+_TOKEN = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*|[.?!;](?=\s)", re.U)
+
+
+def _unaligned(request: str, own: str, known: Callable[[str], bool] | None) -> Fault | None:
+    """The first place where `own` is more than the request mended: word for word in the same order, with words before it that make it a sentence.
+
+    Inside it only small words may be new, and no sentence may end where none ended: "poem about my cat biscuit who sleeps in the sink" asks nothing of
+    "Write a poem about my cat's biscuit. Who sleeps in the sink?".
+    """
+    before, after = list(_TOKEN.finditer(request)), list(_TOKEN.finditer(own))
+    i = j = 0
+    while j < len(after):
+        word = after[j][0]
+        filled = next((k for k in range(i, len(before)) if not _may_go(before[k][0])), len(before))  # past words that may go
+        step = next(
+            ((k + s[0], j + s[1]) for k in range(i, min(filled + 1, len(before))) if (s := _same(before, k, after, j, known))), None
+        )
+        if step:
+            i, j = step
+        elif (small := word.lower()) in _INSERTABLE or (i == 0 and (small in _SCAFFOLD or small in _FUNCTION)):
+            j += 1
+        else:
+            return Fault("new", "wording", word, *after[j].span())
+    left = [m for m in before[i:] if not _may_go(m[0])]
+    return Fault("missing", "wording", left[0][0], *left[0].span()) if left else None
+
+
+def _may_go(word: str) -> bool:
+    return word in ".?!;" or word.lower() in _FILLER
+
+
+def _same(
+    before: list[re.Match[str]], i: int, after: list[re.Match[str]], j: int, known: Callable[[str], bool] | None
+) -> tuple[int, int] | None:
+    """How many words of each side say the same from here on: one and one, or one that is written as two on the other side."""
+    mine, its = _letters(before[i][0]), _letters(after[j][0])
+    if (
+        mine == its
+        or {mine, its} == {"a", "an"}
+        or _SHORT_FORMS.get(before[i][0].lower()) == after[j][0].lower()
+        or _is_mended(before[i][0], after[j][0], known)
+    ):
+        return 1, 1
+    if i + 1 < len(before) and mine + _letters(before[i + 1][0]) == its:
+        return 2, 1
+    if j + 1 < len(after) and mine == its + _letters(after[j + 1][0]):
+        return 1, 2
     return None
+
+
+def _letters(word: str) -> str:
+    return re.sub(r"['’.\-](?=.)", "", word.lower())
 
 
 def _plain_number(text: str) -> str:

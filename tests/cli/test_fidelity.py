@@ -2,7 +2,7 @@
 
 import pytest
 
-from promptimal.fidelity import check
+from promptimal.fidelity import check, check_asks
 
 
 def faults(request: str, rewrite: str, **options: bool) -> list[str]:
@@ -64,3 +64,49 @@ def test_own_words_may_not_add_content() -> None:
 def test_a_fault_says_where_it_is() -> None:
     (fault,) = check("Take 12 eggs.", "Take eggs.")
     assert "Take 12 eggs."[fault.start : fault.end] == "12"
+
+
+@pytest.mark.parametrize(
+    ("request_", "own"),
+    [
+        ("php mail() not working on localhost", "PHP mail() is not working on localhost."),
+        ("email to boss asking for day off friday", "Write an email to my boss asking for a day off on Friday."),
+        ("hey can u explain recursion pls", "Explain recursion."),
+        ("whats a black swan event", "What's a black swan event?"),
+    ],
+)
+def test_own_words_are_the_request_mended_word_for_word(request_: str, own: str) -> None:
+    assert faults(request_, own, own_words=True) == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "own"),
+    [
+        ("poem about my cat biscuit who sleeps in the sink", "Write a poem about my cat's biscuit. Who sleeps in the sink?"),
+        ("ex wont sign the form, what now", "I won't sign the form. What now?"),
+        ("too much? took it by mistake", "Too much? It took me by mistake."),
+        ("team name for a quiz team of midwives", "Suggest a name for a quiz team of midwives in a team."),
+        ("dont send the same alert twice, script", "Write a script that sends the same alert twice."),
+    ],
+)
+def test_own_words_that_turn_the_request_round_are_refused(request_: str, own: str) -> None:
+    assert faults(request_, own, own_words=True) != []
+
+
+@pytest.mark.parametrize(
+    ("asks", "fault"),
+    [
+        ("Cats purr because of their larynx.", "no demand but a statement"),
+        ("Explain it with the 1987 study.", "new number: 1987"),
+        ("Show how Darwin saw it.", "new name: Darwin"),
+        ("Explain how it works. What else?", "no whole sentences"),
+        ("Explain " + "very " * 50 + "well.", "more than 45 words"),
+        ("Include https://a.example in it.", "new link"),
+    ],
+)
+def test_asks_that_a_model_wrote_may_only_demand(asks: str, fault: str) -> None:
+    assert any(fault in found for found in check_asks(asks, "why do cats purr"))
+
+
+def test_asks_may_speak_of_what_was_given() -> None:
+    assert check_asks("Explain how Darwin saw it in 1859, with two examples.", "what did Darwin write in 1859") == []
