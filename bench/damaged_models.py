@@ -44,7 +44,8 @@ def main(count: int, first: int) -> int:
 def _labelled_model(path: Path) -> Path:
     """The default model as `promptimal-convert merge` would write it, so that --model takes it."""
     model = read_header(models.default(lambda text: None).path)
-    entries = [raw for key, raw in model.raw.items() if not key.startswith("promptimal.")]
+    ours = [raw for key, raw in model.raw.items() if key.startswith("promptimal.asks")]
+    entries = [raw for key, raw in model.raw.items() if not key.startswith("promptimal.")] + ours
     tensors = [NewTensor(t.name, t.shape, t.type, lambda t=t: read_tensor(model, t.name)) for t in model.tensors.values()]  # type: ignore[misc]
     write(path, [*entries, entry("promptimal.template", "chatml")], tensors)
     return path

@@ -15,9 +15,7 @@ from pathlib import Path
 from machine import machine
 
 from promptimal import batch, fidelity, models, passage
-from promptimal.asks import read_bank
-from promptimal.engine import Engine
-from promptimal.rewrite import CONTEXT, WIDTH, Rewrite, Rewriter
+from promptimal.rewrite import Chooser, Rewrite
 from promptimal_trainer import pairs
 
 ROOT = Path(__file__).parents[1]
@@ -64,9 +62,9 @@ def problems(rewrite: Rewrite, bank: frozenset[str]) -> list[str]:
 
 def main(most: int | None) -> int:
     """Rewrite all prompts, print the unfaithful ones and the counts; 1 if there is any."""
-    model = models.default(lambda text: print(text, file=sys.stderr))
-    rewriter = Rewriter(Engine(model.path, width=WIDTH, slots=batch.SLOTS, context=CONTEXT), model.template)
-    bank = frozenset(read_bank())
+    rewriter = models.load(models.Choice(), lambda text: print(text, file=sys.stderr), batch.SLOTS)
+    assert isinstance(rewriter, Chooser)
+    bank = frozenset(rewriter.bank.sentences)
     started = time.monotonic()
     texts = prompts()[:most]
     bad = reworded = quiet = 0

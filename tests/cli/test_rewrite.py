@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from promptimal.engine import Engine, Feed
-from promptimal.rewrite import WIDTH, Rewriter, forbids_asks, is_redundant
+from promptimal import models
+from promptimal.rewrite import forbids_asks, is_redundant
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def rewriter(default_model):
-    return Rewriter(Engine(default_model, width=WIDTH))
+    return models.load(models.Choice(), print)
 
 
 def test_a_sample_of_the_projects_prompts_is_rewritten_faithfully(default_model):
@@ -22,37 +22,13 @@ def test_a_sample_of_the_projects_prompts_is_rewritten_faithfully(default_model)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_best_sentences_of_the_bank_are_found_exactly(rewriter):
-    """The search gives what scoring every sentence of the bank in full would give."""
-    from promptimal.asks import choose
-
-    engine, bank = rewriter.engine, rewriter.bank
-    prompt = engine.tokenize("<|im_start|>user\nWhy do cats purr?<|im_end|>\n<|im_start|>assistant\n", special=True) + engine.tokenize(
-        "=\n"
-    )
-
-    def searched(sequences):
-        root = sequences.open()
-        rows = yield [Feed(root, prompt)]
-        found = yield from choose(sequences, bank.trie, root, rows[0][-1], 3)
-        return [(c.ask, c.likelihood) for c in found]
-
-    def scored(sequences):
-        root = sequences.open()
-        rows = yield [Feed(root, prompt)]
-        likelihoods = {}
-        for sentence in bank.sentences:
-            tokens = engine.tokenize(sentence)
-            fork = sequences.fork(root)
-            after = yield [Feed(fork, tokens, every=True)]
-            sequences.close(fork)
-            following = [rows[0][-1], *after[0][:-1]]
-            likelihoods[sentence] = sum(float(r[t]) for r, t in zip(following, tokens, strict=True))
-        return sorted(likelihoods.items(), key=lambda item: -item[1])[:3]
-
-    found, best = engine.one(searched), engine.one(scored)
-    assert [ask for ask, _ in found] == [ask for ask, _ in best]
-    assert [score for _, score in found] == pytest.approx([score for _, score in best], abs=0.1)
+def test_the_asks_are_the_surest_of_the_bank(rewriter):
+    prompts = ("Why do cats purr?", "Write a poem about a lighthouse.", "How do I fix a dripping tap?")
+    for prompt in prompts:
+        rewrites = rewriter.rewrite(prompt, 3)
+        assert len({r.text for r in rewrites}) == 3
+        assert all(set(r.asks) <= set(rewriter.bank.sentences) for r in rewrites)
+        assert [r.score for r in rewrites] == sorted((r.score for r in rewrites), reverse=True)
 
 
 def test_every_sequence_is_given_back(rewriter):

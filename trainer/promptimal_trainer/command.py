@@ -31,8 +31,6 @@ def main() -> int:
     finetune.add_argument(
         "--out", type=Path, required=True, metavar="DIRECTORY", help="where the adapter goes; a checkpoint there is gone on from"
     )
-    finetune.add_argument("--verdicts", type=Path, metavar="FILE", help="readers' verdicts on asks, to be learnt as well")
-    finetune.add_argument("--start", type=Path, metavar="DIRECTORY", help="begin with the adapter of an earlier run")
     finetune.add_argument("--limit", type=int, metavar="N", help="train on the first N pairs only")
     compare = commands.add_parser("compare", help="compare two systems' rewrites blind")
     compare.add_argument("a", help='"prompt" (the prompts as typed), or JSON lines with "prompt" and "rewrite"')
@@ -90,18 +88,11 @@ def _finetune(arguments: argparse.Namespace) -> int:
     from promptimal_trainer.finetune import BadRecipe, finetune, read_recipe
 
     try:
-        run = finetune(
-            read_recipe(arguments.recipe),
-            arguments.data,
-            arguments.out,
-            limit=arguments.limit,
-            verdicts=arguments.verdicts,
-            start=arguments.start,
-        )
+        run = finetune(read_recipe(arguments.recipe), arguments.data, arguments.out, limit=arguments.limit)
     except (BadRecipe, BadBase) as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
         return 1
-    print(f"held-out loss {' → '.join(f'{x:.3f}' for x in run.losses)} nats a token; adapter in {run.directory}", file=sys.stderr)
+    print(f"held-out loss {' → '.join(f'{score.loss:.3f}' for score in run.scores)}; adapter in {run.directory}", file=sys.stderr)
     return 0
 
 

@@ -2,8 +2,10 @@
 
     promptimal-train finetune --recipe smollm2-135m --out runs/mine
 
-Writes into the output directory: `adapter_model.safetensors` and `adapter_config.json` (PEFT's format), `card.json` (what it was
-made from and how it scored), `log.jsonl` (a line an update) and, while running, `checkpoint.pt`; the same command goes on from there.
+Where the pairs have lists of asks, a linear layer on the last hidden state of the prompt is trained along with the adapter: it rates each of
+the asks (see `head`). Writes into the output directory: `adapter_model.safetensors` and `adapter_config.json` (PEFT's format), `asks.safetensors`
+(the layer and its sentences), `card.json` (what it was made from and how it scored), `log.jsonl` (a line an update) and, while running,
+`checkpoint.pt`; the same command goes on from there.
 """
 
 import contextlib
@@ -17,17 +19,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from promptimal import chat, passage
 from promptimal_trainer import base as base_model
+from promptimal_trainer import head
 from promptimal_trainer import pairs as pairs_file
+from promptimal_trainer.head import Ratings
 from promptimal_trainer.pairs import Pair
 
 if sys.version_info >= (3, 11):
@@ -35,11 +38,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
 RECIPES = Path(__file__).parent / "recipes"
-
-
-VERDICT_WEIGHT = 8.0
-"""A verdict is one token, a pair some twenty, most of them easy once an ask has begun."""
 
 
 class BadRecipe(Exception):
@@ -60,9 +61,11 @@ class Recipe:
     warmup: float
     weight_decay: float
     clip: float
+    asks_lr: float
     rank: int
     alpha: int
     dropout: float
+    skip_layers: int
     precision: str
     held_out: float
     seed: int
@@ -70,18 +73,36 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Example:
-    """Token numbers of one pair: what the model reads, and what it should write. `weight` is each written token's in the loss."""
+    """Token numbers of one pair: what the model reads, and what it should write; and what the asks' layer should say, if the pair tells."""
 
     prompt: list[int]
     answer: list[int]
-    weight: float = 1.0
+    asks: Ratings | None = None
+
+
+class Scores(NamedTuple):
+    """How a model does on pairs that it was not trained on.
+
+    `loss` is the sum that training makes smaller: `words`, nats a written token, and a share of `asks`, nats a prompt. `first_helps`
+    and `first_harms` are the shares of prompts whose surest ask a reader named as helping, or as harmful.
+    """
+
+    loss: float
+    words: float
+    asks: float | None = None
+    first_helps: float | None = None
+    first_harms: float | None = None
+
+
+_ASKS_IN_LOSS = 0.1
+"""Weight of a prompt's ratings (some ten nats) against an answer's mean token (some tenths)."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The outcome of a run: held-out loss (nats a token) before and after each epoch, and the adapter's directory."""
+    """The outcome of a run: held-out scores before and after each epoch, and the adapter's directory."""
 
-    losses: list[float]
+    scores: list[Scores]
     directory: Path
 
 
@@ -118,13 +139,11 @@ def read_recipe(name: str) -> Recipe:
     return Recipe(**values)
 
 
-def finetune(
-    recipe: Recipe, data: Path, out: Path, *, limit: int | None = None, verdicts: Path | None = None, start: Path | None = None
-) -> Run:
+def finetune(recipe: Recipe, data: Path, out: Path, *, limit: int | None = None) -> Run:
     """Train an adapter on `data` and write it to `out`; goes on from a checkpoint there that has the same recipe and data.
 
-    `limit` takes only the first so many training pairs, `verdicts` adds readers' verdicts on asks, `start` begins with the adapter in that
-    directory. The same recipe, data and machine give the same adapter. Raises BadPairs, BadRecipe, base.BadBase.
+    `limit` takes only the first so many training pairs. The same recipe, data and machine give the same adapter.
+    Raises BadPairs, BadRecipe, base.BadBase.
     """
     _keep_memory()
     torch.manual_seed(recipe.seed)
@@ -133,11 +152,10 @@ def finetune(
     train_pairs = [p for p in pairs if not pairs_file.is_held_out(p.prompt, recipe.held_out)][:limit]
     held_pairs = [p for p in pairs if pairs_file.is_held_out(p.prompt, recipe.held_out)]
     base = base_model.load(recipe.base, getattr(torch, recipe.precision))
-    train = list(_examples(train_pairs, base.tokenizer, recipe))
-    held = list(_examples(held_pairs, base.tokenizer, recipe))
+    asks = head.make(train_pairs, base.model.config.hidden_size)
+    train = list(_examples(train_pairs, base.tokenizer, recipe, asks))
+    held = list(_examples(held_pairs, base.tokenizer, recipe, asks))
     left_out = len(train_pairs) + len(held_pairs) - len(train) - len(held)
-    judged = [v for v in pairs_file.read_verdicts(verdicts) if not pairs_file.is_held_out(v.prompt, recipe.held_out)] if verdicts else []
-    train += [encode_verdict(v, base.tokenizer, chat.TEMPLATES[recipe.template]) for v in judged]
     if not train or not held:
         raise pairs_file.BadPairs(f"{data}: too few pairs: {len(train)} to train on, {len(held)} held out")
     if left_out:
@@ -147,29 +165,30 @@ def finetune(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
-        target_modules="all-linear",
+        target_modules=_LINEAR,
+        layers_to_transform=list(range(recipe.skip_layers, base.model.config.num_hidden_layers)),
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(base.model, lora, autocast_adapter_dtype=True)
-    if start:
-        set_peft_model_state_dict(model, load_file(start / "adapter_model.safetensors"))
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    adapted = [p for p in model.parameters() if p.requires_grad]
+    layer = list(asks.parameters()) if asks else []
+    optimizer = torch.optim.AdamW(
+        [{"params": adapted, "lr": recipe.lr}, *([{"params": layer, "lr": recipe.asks_lr}] if layer else [])],
+        weight_decay=recipe.weight_decay,
+    )
     steps = recipe.epochs * math.ceil(math.ceil(len(train) / recipe.batch) / recipe.accumulate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, recipe.warmup))
 
     out.mkdir(parents=True, exist_ok=True)
     identity: dict[str, Any] = {"recipe": asdict(recipe), "data": pairs_file.sha256(data), "base": base.sha256, "limit": limit}
-    if verdicts:
-        identity["verdicts"] = pairs_file.sha256(verdicts)
-    if start:
-        identity["start"] = pairs_file.sha256(start / "adapter_model.safetensors")
-    progress = _Progress(step=0, losses=[], log=[])
+    progress = _Progress(step=0, scores=[], log=[])
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=False)
         if saved["identity"] == identity:
             set_peft_model_state_dict(model, saved["weights"])
+            if asks:
+                asks.load_state_dict(saved["asks"])
             optimizer.load_state_dict(saved["optimizer"])
             schedule.load_state_dict(saved["schedule"])
             torch.set_rng_state(saved["rng"])
@@ -182,6 +201,7 @@ def finetune(
         state = {
             "identity": identity,
             "weights": get_peft_model_state_dict(model),
+            "asks": asks.state_dict() if asks else None,
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
             "rng": torch.get_rng_state(),
@@ -191,8 +211,8 @@ def finetune(
         torch.save(state, temporary)
         temporary.replace(checkpoint)
 
-    if not progress.losses:
-        progress.losses.append(held_out_loss(model, held, recipe))
+    if not progress.scores:
+        progress.scores.append(held_out(model, asks, held, recipe))
     started, tokens, last_save = time.monotonic(), 0, time.monotonic()
     bar = tqdm(total=steps, initial=progress.step, desc="fine-tuning", unit="step", file=sys.stderr)
     step = 0
@@ -203,19 +223,19 @@ def finetune(
             if step <= progress.step:
                 continue
             group = batches[begin : begin + recipe.accumulate]
-            loss = _update(model, group, optimizer, weights, recipe)
+            loss = _update(model, asks, group, optimizer, [*adapted, *layer], recipe)
             schedule.step()
             tokens += sum(len(e.prompt) + len(e.answer) for b in group for e in b)
             progress.step = step
             progress.log.append({"step": step, "loss": round(loss, 4)})
             bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}", held=f"{progress.losses[-1]:.3f}")
+            bar.set_postfix(loss=f"{loss:.3f}", held=f"{progress.scores[-1].loss:.3f}")
             if time.monotonic() - last_save > 120:
                 save_checkpoint()
                 last_save = time.monotonic()
-        if len(progress.losses) == epoch + 1:
-            progress.losses.append(held_out_loss(model, held, recipe))
-            progress.log.append({"epoch": epoch + 1, "held_out_loss": round(progress.losses[-1], 4)})
+        if len(progress.scores) == epoch + 1:
+            progress.scores.append(held_out(model, asks, held, recipe))
+            progress.log.append({"epoch": epoch + 1, "held_out": progress.scores[-1]._asdict()})
             save_checkpoint()
     bar.close()
     speed = tokens / max(time.monotonic() - started, 1e-9)
@@ -223,56 +243,63 @@ def finetune(
     model.get_base_model().config.__dict__.pop("quantization_config", None)
     model.save_pretrained(out)
     (out / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours is card.json
+    if asks:
+        asks.save(out / "asks.safetensors")
     pairs_file.write_lines(out / "log.jsonl", progress.log)
     card = {
         "base": base.name,
         "base_sha256": base.sha256,
         "data": data.name,
         "data_sha256": identity["data"],
-        **{f"{name}_sha256": identity[name] for name in ("verdicts", "start") if name in identity},
         "recipe": asdict(recipe),
-        "pairs": {"train": len(train) - len(judged), "held_out": len(held), "left_out": left_out, "verdicts": len(judged)},
-        "held_out_loss": [round(x, 4) for x in progress.losses],
+        "pairs": {"train": len(train), "held_out": len(held), "left_out": left_out},
+        "asks": len(asks.sentences) if asks else 0,
+        "held_out": [score._asdict() for score in progress.scores],
         "tokens_per_second": round(speed, 1),
     }
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     checkpoint.unlink(missing_ok=True)
-    return Run(progress.losses, out)
+    return Run(progress.scores, out)
 
 
-def encode(pair: Pair, tokenizer: Any, template: chat.Template) -> Example:
+def encode(pair: Pair, tokenizer: Any, template: chat.Template, asks: head.Head | None = None) -> Example:
     """The token numbers of one pair. Control tokens come from the template alone, never from the person's text."""
     seen = passage.view(passage.split(pair.prompt))
     return Example(
         prompt=_ids(tokenizer, template.before, special=True) + _ids(tokenizer, seen) + _ids(tokenizer, template.after, special=True),
         answer=_ids(tokenizer, pair.target) + _ids(tokenizer, template.end, special=True),
-    )
-
-
-def encode_verdict(verdict: pairs_file.Verdict, tokenizer: Any, template: chat.Template) -> Example:
-    """The token numbers of one verdict: all is read, and the one token after the ask is learnt."""
-    seen = passage.view(passage.split(verdict.prompt))
-    end = _ids(tokenizer, template.end, special=True) if verdict.better else _ids(tokenizer, chat.UNFIT)
-    return Example(
-        prompt=_ids(tokenizer, template.before, special=True)
-        + _ids(tokenizer, seen)
-        + _ids(tokenizer, template.after, special=True)
-        + _ids(tokenizer, f"{chat.KEEP}\n{verdict.ask}"),
-        answer=end,
-        weight=VERDICT_WEIGHT,
+        asks=head.ratings(pair, asks),
     )
 
 
 @torch.no_grad()
-def held_out_loss(model: Any, examples: list[Example], recipe: Recipe) -> float:
-    """Mean loss of the answers' tokens, in nats."""
+def held_out(model: Any, asks: head.Head | None, examples: list[Example], recipe: Recipe) -> Scores:
+    """Scores on pairs that are not trained on."""
     model.eval()
-    total, count = 0.0, 0.0
+    total = rating = 0.0
+    rated = first_helps = first_harms = 0
     for batch in _cut(sorted(examples, key=_length), recipe.batch):
-        loss, answers = _loss(model, batch, recipe)
-        total, count = total + loss.item(), count + answers
+        states, loss = _forward(model, batch, recipe)
+        total += loss.item()
+        rows = [(row, example.asks) for row, example in enumerate(batch) if example.asks]
+        if asks and rows:
+            chosen = states[[row for row, _ in rows]]
+            rating += asks.loss(chosen, [ratings for _, ratings in rows]).item()
+            best = asks(chosen).argmax(dim=1).tolist()
+            rated += len(rows)
+            first_helps += sum(number in ratings.good for number, (_, ratings) in zip(best, rows, strict=True))
+            first_harms += sum(number in ratings.bad for number, (_, ratings) in zip(best, rows, strict=True))
     model.train()
-    return total / count
+    words = total / sum(len(e.answer) for e in examples)
+    if not rated:
+        return Scores(round(words, 4), round(words, 4))
+    return Scores(
+        round(words + rating / rated * _ASKS_IN_LOSS, 4),
+        round(words, 4),
+        round(rating / rated, 4),
+        round(first_helps / rated, 4),
+        round(first_harms / rated, 4),
+    )
 
 
 @dataclass
@@ -280,7 +307,7 @@ class _Progress:
     """How far a run has come; saved with every checkpoint."""
 
     step: int
-    losses: list[float]
+    scores: list[Scores]
     log: list[dict[str, Any]]
 
 
@@ -292,10 +319,10 @@ def _keep_memory() -> None:
             libc.mallopt(option, value)
 
 
-def _examples(pairs: list[Pair], tokenizer: Any, recipe: Recipe) -> Iterator[Example]:
+def _examples(pairs: list[Pair], tokenizer: Any, recipe: Recipe, asks: head.Head | None) -> Iterator[Example]:
     template = chat.TEMPLATES[recipe.template]
     for pair in pairs:
-        example = encode(pair, tokenizer, template)
+        example = encode(pair, tokenizer, template, asks)
         if _length(example) <= recipe.max_tokens:
             yield example
 
@@ -331,8 +358,8 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def _loss(model: Any, batch: list[Example], recipe: Recipe) -> tuple[torch.Tensor, float]:
-    """Summed, weighted loss of a batch's answer tokens, and the sum of their weights.
+def _forward(model: Any, batch: list[Example], recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+    """The state after each prompt, shape (examples, hidden size), and the summed loss of all answers' tokens, in nats.
 
     Only the answers' positions go through the output layer: with 49,152 words it is a fifth of the work. No attention mask:
     padding stands after the text, where a causal model's earlier positions never look.
@@ -340,32 +367,38 @@ def _loss(model: Any, batch: list[Example], recipe: Recipe) -> tuple[torch.Tenso
     width = max(map(_length, batch))
     device = next(model.parameters()).device
     ids = torch.zeros(len(batch), width, dtype=torch.long)
-    rows, columns, labels, weights = [], [], [], []
+    rows, columns, labels = [], [], []
     for row, example in enumerate(batch):
-        n = _length(example)
-        ids[row, :n] = torch.tensor(example.prompt + example.answer)
+        ids[row, : _length(example)] = torch.tensor(example.prompt + example.answer)
         for offset, label in enumerate(example.answer):
             rows.append(row)
             columns.append(len(example.prompt) - 1 + offset)
             labels.append(label)
-            weights.append(example.weight)
     inner = model.get_base_model()
     with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         hidden = inner.model(input_ids=ids.to(device), use_cache=False).last_hidden_state
         logits = inner.lm_head(hidden[rows, columns])
-    losses = torch.nn.functional.cross_entropy(logits.float(), torch.tensor(labels, device=device), reduction="none")
-    return (losses * torch.tensor(weights, device=device)).sum(), sum(weights)
+    loss = torch.nn.functional.cross_entropy(logits.float(), torch.tensor(labels, device=device), reduction="sum")
+    return hidden[range(len(batch)), [len(e.prompt) - 1 for e in batch]], loss
 
 
-def _update(model: Any, group: list[list[Example]], optimizer: torch.optim.Optimizer, weights: list[Any], recipe: Recipe) -> float:
-    """One weight update over a group of batches; the mean loss of an answer token."""
-    answers = sum(len(e.answer) * e.weight for batch in group for e in batch)
+def _update(
+    model: Any, asks: head.Head | None, group: list[list[Example]], optimizer: torch.optim.Optimizer, weights: list[Any], recipe: Recipe
+) -> float:
+    """One weight update over a group of batches; the loss: nats an answer's token, and the asks' share."""
+    written = sum(len(e.answer) for batch in group for e in batch)
+    rated = sum(e.asks is not None for batch in group for e in batch)
     total = 0.0
     for batch in group:
-        loss, _ = _loss(model, batch, recipe)
-        (loss / answers).backward()  # type: ignore[no-untyped-call]
+        states, loss = _forward(model, batch, recipe)
+        loss = loss / written
+        ratings = [(row, e.asks) for row, e in enumerate(batch) if e.asks]
+        if asks and ratings:
+            rating = asks.loss(states[[row for row, _ in ratings]], [r for _, r in ratings])
+            loss = loss + _ASKS_IN_LOSS * rating / rated
+        loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total / answers
+    return total

@@ -1,9 +1,9 @@
 """Read and write training pairs: JSON lines of {"category", "prompt", "improved", …}, one pair a line.
 
-    {"category": "fact", "prompt": "who invented the telephone", "improved": "Who invented the telephone? Give …", "asks": ["Give …"]}
+    {"category": "fact", "prompt": "who invented the telephone", "improved": "Who invented the telephone? Name …", "asks": ["Name …"], "misfits": ["Give …"]}
 
-`improved` is written freely. `asks`, where there are any, are sentences of the bank (promptimal/asks.txt) that a reader chose for the
-prompt, none at all if the list is empty: the model learns those.
+Without `asks`, the model learns to write `improved` itself. With them it learns to choose: `asks` are sentences, best first, each of which a reader
+found to make the answer better when added to the request, none at all if the list is empty; `misfits` are such as would make it worse.
 """
 
 import hashlib
@@ -17,7 +17,6 @@ from typing import Any
 from promptimal import chat
 
 DEFAULT = Path(__file__).parent / "data" / "pairs.jsonl"
-VERDICTS = Path(__file__).parent / "data" / "verdicts.jsonl"
 
 
 class BadPairs(Exception):
@@ -30,32 +29,14 @@ class Pair:
     prompt: str
     improved: str
     asks: tuple[str, ...] | None = None
+    misfits: tuple[str, ...] = ()
     score: float | None = None
     origin: str | None = None
 
     @property
     def target(self) -> str:
         """What the model should write, see `promptimal.chat`."""
-        return chat.target(self.prompt, self.improved, None if self.asks is None else " ".join(self.asks))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A reader's word on one ask for one prompt: whether the answer to both would serve the person better than the answer to the prompt."""
-
-    prompt: str
-    ask: str
-    better: bool
-
-
-def read_verdicts(path: Path) -> list[Verdict]:
-    """All verdicts of a file: {"prompt": …, "ask": …, "better": true}, one a line. Raises BadPairs."""
-    verdicts = []
-    for place, record in read_lines(path):
-        if [type(record.get(name)) for name in ("prompt", "ask", "better")] != [str, str, bool]:
-            raise BadPairs(f'{place}: a verdict has the texts "prompt" and "ask", and "better", true or false')
-        verdicts.append(Verdict(record["prompt"], record["ask"], record["better"]))
-    return verdicts
+        return chat.target(self.prompt, self.improved, write_asks=self.asks is None)
 
 
 def read(path: Path) -> list[Pair]:
@@ -131,14 +112,18 @@ def _pair(record: dict[str, Any], place: str) -> Pair:
     for name in ("category", "prompt", "improved"):
         if not isinstance(record.get(name), str) or not record[name].strip():
             raise BadPairs(f'{place}: "{name}" must be a text that is not empty')
-    asks = record.get("asks")
-    if asks is not None and not (isinstance(asks, list) and all(isinstance(a, str) for a in asks)):
-        raise BadPairs(f'{place}: "asks" must be a list of texts')
+    lists: dict[str, tuple[str, ...] | None] = {}
+    for name in ("asks", "misfits"):
+        value = record.get(name)
+        if value is not None and not (isinstance(value, list) and all(isinstance(text, str) and text for text in value)):
+            raise BadPairs(f'{place}: "{name}" must be a list of texts')
+        lists[name] = None if value is None else tuple(value)
     return Pair(
         record["category"],
         record["prompt"],
         record["improved"],
-        None if asks is None else tuple(asks),
+        lists["asks"],
+        lists["misfits"] or (),
         record.get("score"),
         record.get("origin"),
     )
