@@ -30,7 +30,7 @@ BLOCKS = [
 def prompts() -> list[str]:
     """Every prompt of the project's data, some with something pasted below."""
     data = pairs.DEFAULT.parent
-    own = [str(r["prompt"]) for name in ("evaluation.jsonl", "pairs.jsonl") for _, r in pairs.read_lines(data / name)]
+    own = [str(r["prompt"]) for name in ("evaluation.jsonl", "development.jsonl", "pairs.jsonl") for _, r in pairs.read_lines(data / name)]
     return own + [f"{prompt}\n\n{BLOCKS[i % len(BLOCKS)]}" for i, prompt in enumerate(own[::10])]
 
 

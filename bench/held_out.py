@@ -18,14 +18,14 @@ from promptimal_trainer import pairs
 
 
 class Score(NamedTuple):
-    """Of one pair: the loss of its answer's tokens, their count, and whether the surest ask is one that a reader named (None: no bank)."""
+    """Of one pair: the loss of its answer's tokens, their count, and whether the surest ask is one that a reader named (None: the pair lists none)."""
 
     loss: float
     tokens: int
     first_helps: bool | None
 
 
-def scores(engine: Engine, template: chat.Template, bank: Bank | None, held: list[pairs.Pair]) -> list[Score]:
+def scores(engine: Engine, template: chat.Template, bank: Bank, held: list[pairs.Pair]) -> list[Score]:
     """A score for each pair, in no order."""
     return [score for _, score in engine.run(partial(_score, engine=engine, template=template, bank=bank, pair=p) for p in held)]
 
@@ -40,7 +40,7 @@ def summary(found: list[Score]) -> dict[str, float]:
 
 
 def _score(
-    sequences: Sequences, engine: Engine, template: chat.Template, bank: Bank | None, pair: pairs.Pair
+    sequences: Sequences, engine: Engine, template: chat.Template, bank: Bank, pair: pairs.Pair
 ) -> Generator[list[Feed], Any, Score]:
     read = [
         *engine.tokenize(template.before, special=True),
@@ -51,7 +51,7 @@ def _score(
     sequence = sequences.open()
     first = yield [Feed(sequence, read, state=True)]
     helps = None
-    if bank and pair.asks is not None:
+    if pair.asks is not None:
         helps = bank.sentences[int(bank.rate(first[0][1]).argmax())] in pair.asks
     rest = yield [Feed(sequence, answer[:-1], every=True)]
     rows = [first[0][0], *rest[0]]

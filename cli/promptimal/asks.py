@@ -27,10 +27,8 @@ class Bank(NamedTuple):
         return 1 / (1 + np.exp(-(self.weight @ state + self.bias)))
 
 
-def read_bank(header: Header) -> Bank | None:
-    """The bank in a model's or an adapter's header, or None where there is none. Raises BadGGUF where its parts do not fit each other."""
-    if SENTENCES not in header.values:
-        return None
+def read_bank(header: Header) -> Bank:
+    """The bank in a model's or an adapter's header. Raises BadGGUF where it has none, or the parts do not fit each other."""
     import numpy as np
 
     sentences = texts(header, SENTENCES)

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptimal import chat
-from promptimal.asks import Bank, read_bank
+from promptimal.asks import SENTENCES
 from promptimal.engine import BadModel
 
 if TYPE_CHECKING:
     from promptimal.rewrite import Rewriter
     from promptimal.server import ServerRewriter
+    from promptimal_convert.gguf_file import Header
 
 _DATA = Path(__file__).parent / "model"
 ADAPTER = _DATA / "adapter.gguf"
@@ -31,11 +32,11 @@ QUANTIZATION = "Q8_0"
 
 @dataclass(frozen=True)
 class Model:
-    """A model to load: its file, its prompt format if it is one of ours, the asks it chooses among, and an adapter to apply at run time."""
+    """A model to load: its file, its prompt format if it is one of ours, the header its asks stand in, and an adapter to apply at run time."""
 
     path: Path
     template: chat.Template | None = None
-    bank: Bank | None = None
+    asks: "Header | None" = None
     adapter: Path | None = None
 
 
@@ -60,11 +61,17 @@ def load(choice: Choice, say: Callable[[str], None], slots: int = 1, seed: int |
         return ServerRewriter(choice.server, choice.name, key, seed)
     model = find(choice.name, say)
     from promptimal.engine import Engine
-    from promptimal.rewrite import Chooser
 
-    if model.template and model.bank:
+    if model.template and model.asks:
+        from promptimal.asks import read_bank
+        from promptimal.rewrite import Chooser
+        from promptimal_convert.gguf_file import BadGGUF
+
         engine = Engine(model.path, width=Chooser.width, slots=slots, context=Chooser.context, adapter=model.adapter)
-        return Chooser(engine, model.template, model.bank, seed)
+        try:  # now, for NumPy has been imported while the model was loaded
+            return Chooser(engine, model.template, read_bank(model.asks), seed)
+        except BadGGUF as error:
+            raise BadModel(f"{error}: convert it again") from None
     from promptimal.writing import Writer
 
     engine = Engine(model.path, width=Writer.width, slots=min(slots, Writer.most_slots), context=Writer.context, adapter=model.adapter)
@@ -91,8 +98,8 @@ def default(say: Callable[[str], None]) -> Model:
             _merge(base, merged)
         except OSError as error:
             say(f"cannot write {merged.parent} ({error.strerror}): the model will run a little slower")
-            return Model(base, template, _bank(ADAPTER), ADAPTER)
-    return Model(merged, template, _bank(merged))
+            return Model(base, template, _header_with_asks(ADAPTER), ADAPTER)
+    return Model(merged, template, _header_with_asks(merged))
 
 
 def cache_directory() -> Path:
@@ -126,16 +133,20 @@ def _named(path: Path) -> Model:
     except BadGGUF as error:
         raise BadModel(f"{error}: download or convert it again") from None
     template = header.values.get("promptimal.template")
-    return Model(path, chat.TEMPLATES[template], _bank(path)) if template in chat.TEMPLATES else Model(path)
+    return Model(path, chat.TEMPLATES[template], _with_asks(header)) if template in chat.TEMPLATES else Model(path)
 
 
-def _bank(path: Path) -> Bank | None:
+def _header_with_asks(path: Path) -> "Header | None":
     from promptimal_convert.gguf_file import BadGGUF, read_header
 
     try:
-        return read_bank(read_header(path))
+        return _with_asks(read_header(path))
     except BadGGUF as error:
-        raise BadModel(f"{error}: convert it again") from None
+        raise BadModel(f"{error}: remove it, and it will be made again") from None
+
+
+def _with_asks(header: "Header") -> "Header | None":
+    return header if SENTENCES in header.values else None
 
 
 def _base() -> Path:

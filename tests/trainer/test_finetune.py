@@ -88,7 +88,6 @@ def test_the_converted_adapter_scores_as_the_trained_one(trained, data, tmp_path
     )
     held = [p for p in pairs.read(data) if pairs.is_held_out(p.prompt, 0.3)]
     bank = read_bank(read_header(tmp_path / "m.gguf"))
-    assert bank is not None
     found = summary(scores(Engine(tmp_path / "m.gguf", width=1), chat.CHATML, bank, held))
     card = json.loads((trained / "card.json").read_text())
     assert len(bank.sentences) == card["asks"]
