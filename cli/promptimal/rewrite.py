@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from math import log
 from typing import Any, NamedTuple
 
@@ -147,7 +148,7 @@ class Chooser(Rewriter):
         if show:
             show(request.rstrip())
         choices = self._choices(state, reading.view)
-        asks = list(_combined(choices, reading.view))
+        asks = _combined(choices, reading.view)
         if not choices or choices[0].sure < ALONE:
             asks.insert(0, ())
 
@@ -188,15 +189,15 @@ class Chooser(Rewriter):
         return len(self.engine.tokenize(" " + word)) == 1
 
 
-def _combined(choices: list[_Choice], view: str) -> Iterator[tuple[_Choice, ...]]:
-    """One or two asks at a time, best first: each ask with the next best that says something else and is sure enough."""
-    left = list(choices)
-    while left:
-        first = left.pop(0)
-        second = next((c for c in left if c.sure >= SECOND and not is_redundant(c.ask, f"{view} {first.ask}")), None)
-        if second:
-            left.remove(second)
-        yield (first, second) if second else (first,)
+def _combined(choices: list[_Choice], view: str) -> list[tuple[_Choice, ...]]:
+    """What may be added, best first: two asks that are sure enough and say different things, else one."""
+    pairs = sorted(combinations(range(len(choices)), 2), key=sum)  # by rank, so that a drawn order counts as well
+    two = [
+        (choices[i], choices[j])
+        for i, j in pairs
+        if min(choices[i].sure, choices[j].sure) >= SECOND and not is_redundant(choices[j].ask, f"{view} {choices[i].ask}")
+    ]
+    return [*two, *((choice,) for choice in choices)]
 
 
 def _may_be_reworded(prompt: str, segments: tuple[passage.Segment, ...]) -> bool:
