@@ -25,8 +25,8 @@ DONE, FAILED, USAGE, UNFAITHFUL, INTERRUPTED = 0, 1, 2, 3, 130
 _EPILOG = """\
 The prompt is taken from the arguments, files (-f) and standard input, in this order, joined by blank lines.
 
-exit codes: 0 done, 1 it could not, 2 wrong usage, 3 only with --strict: the model's words were not faithful and the
-request stands as typed, 130 interrupted.
+exit codes: 0 done, 1 it could not, 2 wrong usage, 3 only with --strict: something that the model wrote was not faithful and
+was left out, 130 interrupted.
 environment: PROMPTIMAL_MODEL and PROMPTIMAL_API_BASE stand for --model and --api-base, PROMPTIMAL_API_KEY (or OPENAI_API_KEY)
 is the server's key, PROMPTIMAL_THREADS how many threads to use. Without --api-base nothing is sent anywhere.
 """
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--api-base", metavar="URL", help="use the model of an OpenAI-compatible server, such as http://localhost:8080/v1")
     parser.add_argument("--seed", type=int, metavar="N", help="draw among the fitting asks; the same seed, the same rewrite")
-    parser.add_argument("--strict", action="store_true", help="exit with 3 where the model's words were not faithful")
+    parser.add_argument("--strict", action="store_true", help="exit with 3 where something that the model wrote was not faithful")
     parser.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr but errors")
     parser.add_argument("--version", action="version", version=f"promptimal {__version__}")
     return parser
@@ -162,9 +162,10 @@ def _rewrite(prompt: str, arguments: argparse.Namespace) -> int:
         shown.finish(rewrites[0].text)
     else:
         _write(text)
-    if rewrites[0].faults:
-        _say(f"the request stands as typed: the model's own words had a fault ({rewrites[0].faults[0]})", arguments)
-    return UNFAITHFUL if arguments.strict and rewrites[0].faults else DONE
+    best = rewrites[0]
+    if best.faults and not best.asks:  # nothing of the model's is left
+        _say(f"the prompt stands as typed: what the model wrote had a fault ({best.faults[0]})", arguments)
+    return UNFAITHFUL if arguments.strict and best.faults else DONE
 
 
 def _rewrite_many(arguments: argparse.Namespace) -> int:
