@@ -1,0 +1,117 @@
+"""The one thread that loads the model and rewrites with it, so that no key stroke ever waits for either.
+
+Jobs are done one after another; a job that is cancelled before its turn never starts, and one under way stops where the rewriter shows its
+first result, or its result is dropped.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from promptimal.engine import Engine
+    from promptimal.repl.changes import Part
+    from promptimal.rewrite import Rewrite, Rewriter
+
+
+class NotReady(Exception):
+    """There is no model to rewrite with; the message says why."""
+
+
+class Suggestion(NamedTuple):
+    """A rewrite, and what it changed."""
+
+    rewrite: "Rewrite"
+    parts: "tuple[Part, ...]"
+
+
+class Made(NamedTuple):
+    """The suggestions for a prompt, best first, how long they took, and the tokens of the words and sentences that the model put in."""
+
+    prompt: str
+    suggestions: tuple[Suggestion, ...]
+    seconds: float
+    tokens: int
+
+
+class _Dropped(Exception):
+    """Nobody waits for this job any more."""
+
+
+class Worker:
+    """A model and its thread."""
+
+    def __init__(self, seed: int | None) -> None:
+        self._seed = seed
+        self._thread = ThreadPoolExecutor(1, "model")
+        self._engine: Engine | None = None
+        self._rewriter: Rewriter | None = None
+        self._fault = "no model is loaded"
+        self.name = ""
+
+    async def load(self, name: str, say: Callable[[str], None]) -> None:
+        """Load a model by its path, or the default one; where that fails, one loaded before stays. Raises NotReady."""
+        loop = asyncio.get_running_loop()
+
+        def tell(text: str) -> None:
+            loop.call_soon_threadsafe(say, text)
+
+        await loop.run_in_executor(self._thread, self._load, name, tell)
+
+    async def suggest(self, prompt: str, n: int, seen: frozenset[str], show: Callable[[str], None]) -> Made:
+        """Up to `n` suggestions that were not `seen`. `show` gets the request as soon as it stands. Raises NotReady."""
+        loop = asyncio.get_running_loop()
+        dropped = threading.Event()
+
+        def step(request: str) -> None:
+            if dropped.is_set():
+                raise _Dropped
+            loop.call_soon_threadsafe(show, request)
+
+        try:
+            return await loop.run_in_executor(self._thread, self._suggest, prompt, n, seen, step, dropped)
+        except asyncio.CancelledError:
+            dropped.set()
+            raise
+
+    def _load(self, name: str, say: Callable[[str], None]) -> None:
+        from promptimal import models
+        from promptimal.engine import BadModel, Engine
+        from promptimal.rewrite import CONTEXT, WIDTH, Rewriter
+
+        try:
+            model = models.find(name, say) if name else models.default(say)
+            engine = Engine(model.path, width=WIDTH, context=CONTEXT, adapter=model.adapter)
+            rewriter = Rewriter(engine, model.template, seed=self._seed)
+        except (BadModel, OSError, MemoryError) as error:
+            self._fault = str(error)
+            raise NotReady(self._fault) from None
+        if self._engine:
+            self._engine.close()
+        self._engine, self._rewriter, self.name = (
+            engine,
+            rewriter,
+            model.path.stem if name else "default model",
+        )
+
+    def _suggest(self, prompt: str, n: int, seen: frozenset[str], step: Callable[[str], None], dropped: threading.Event) -> Made:
+        from promptimal.engine import BadModel
+        from promptimal.repl.changes import changes
+
+        if dropped.is_set():
+            raise _Dropped
+        if not self._engine or not self._rewriter:
+            raise NotReady(self._fault)
+        started = time.monotonic()
+        try:
+            found = self._rewriter.rewrite(prompt, n + len(seen), step)
+        except BadModel as error:
+            raise NotReady(str(error)) from None
+        seconds = time.monotonic() - started
+        rewrites = [rewrite for rewrite in found if rewrite.text not in seen][:n]
+        put_in = [" ".join(r.asks) if r.kept else r.text for r in rewrites]
+        tokens = sum(len(self._engine.tokenize(text)) for text in put_in)
+        return Made(prompt, tuple(Suggestion(r, tuple(changes(r))) for r in rewrites), seconds, tokens)
