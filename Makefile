@@ -25,6 +25,7 @@ bench: .venv/develop
 	$(BIN)/python bench/cold_start.py
 	$(BIN)/python bench/faithful.py
 	$(BIN)/python bench/quantization.py
+	$(BIN)/python bench/repl.py
 
 # The default model from the data, in two steps: about an hour on two cores. Ends with the held-out loss, to be compared with the card's.
 DATA := trainer/promptimal_trainer/data

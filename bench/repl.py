@@ -1,7 +1,6 @@
 """The REPL's speed on a real terminal: from key to echo, with and without suggestions under way, and from the last key to the suggestion.
 
 python bench/repl.py [keys]
-python bench/repl.py --screen docs/repl.txt     # a recording of a few steps, as text
 """
 
 import os

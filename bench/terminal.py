@@ -1,6 +1,8 @@
 """A real terminal for tests and benches: `promptimal` runs in it, keys go in, and what a person would see comes out."""
 
+import base64
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -86,7 +88,19 @@ class Terminal:
         """The screen's words, wherever its lines broke."""
         return " ".join(self.text.split())
 
-    def until(self, *wanted: str, without: str = "", seconds: float = 20) -> None:
+    @property
+    def suggestion(self) -> str:
+        """The suggestion below a line of one row; "" where there is none."""
+        rows = [row.strip() for row in self.lines[1:]]
+        end = next((i for i, row in enumerate(rows) if not row or re.match(r"\d of|nothing to add|stands as|Tab takes", row)), 0)
+        return " ".join(rows[:end])
+
+    @property
+    def copied(self) -> str:
+        """What the terminal was last told to put on the clipboard."""
+        return base64.b64decode(re.findall(rb"\x1b\]52;c;([\w+/=]*)\x07", self.received)[-1]).decode()
+
+    def until(self, *wanted: str, without: str = "", seconds: float = 12) -> None:
         """Wait until the screen shows all that is wanted, and not what must have gone."""
         self.wait(
             lambda: all(w in self.prose for w in wanted) and not (without and without in self.prose),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptimal.repl import config
 from promptimal.repl.changes import changes, is_unchanged, shortened
+from promptimal.repl.layout import wrapped
 from promptimal.terminal import visible
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def run(session: "Session", line: str) -> bool:
 
 def _print(session: "Session", name: str, text: "StyleAndTextTuples") -> None:
     """The command and what it answers, to stay above the line."""
-    session.show([("class:prompt", "> "), ("", f"{name}\n"), *text, ("", "\n")])
+    width = session.app.output.get_size().columns
+    session.show([("class:prompt", "> "), ("", f"{name}\n"), *wrapped(text, width), ("", "\n")])
 
 
 def _copy(session: "Session", argument: str) -> None:

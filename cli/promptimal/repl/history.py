@@ -55,7 +55,7 @@ class PromptHistory(History):
             descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 if os.fstat(descriptor).st_mode & 0o077:
-                    os.fchmod(descriptor, 0o600)
+                    self.file.chmod(0o600)
                 os.write(descriptor, line)
             finally:
                 os.close(descriptor)

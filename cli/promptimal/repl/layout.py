@@ -70,7 +70,7 @@ class SpellOut(Processor):
 def suggestion(found: "Suggestion", position: str, hint: str) -> StyleAndTextTuples:
     """A suggestion with what it changed marked, and a quiet line below it."""
     if is_unchanged(found.rewrite):
-        return [("class:hint", f"stands as it is{position and ' · ' + position}")]
+        return [("class:hint", " · ".join(filter(None, ("stands as it is", position, position and hint))))]
     nothing = "" if found.rewrite.asks else "nothing to add"
     return [*marked(found), ("", "\n"), ("class:hint", " · ".join(filter(None, (position, nothing, hint))))]
 

@@ -7,9 +7,11 @@
 import asyncio
 import contextlib
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 
 from prompt_toolkit import print_formatted_text
-from prompt_toolkit.application import Application, run_in_terminal
+from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import EditingMode
@@ -77,6 +79,7 @@ class Session:
         for name in ("SIGHUP", "SIGTERM"):
             with contextlib.suppress(NotImplementedError, AttributeError):
                 loop.add_signal_handler(getattr(signal, name), self.leave)
+        self.app.before_render += self._wipe
         try:
             await self.app.run_async(pre_run=lambda: self._load(self.settings.model))
         finally:
@@ -114,7 +117,7 @@ class Session:
             return
         if self.is_command:
             commands.run(self, text)
-        elif text == self._taken or (text == self._asked and not self._working):
+        elif text == self._taken or (text == self._asked and self._job is None):
             self._put_away()
         else:
             self._asked = text
@@ -189,12 +192,11 @@ class Session:
 
     def show(self, text: StyleAndTextTuples) -> None:
         """Print above the line, to stay."""
-
-        def write() -> None:
-            sheet, depth = style.style(self.settings.colours), style.depth(self.settings.colours)
-            print_formatted_text(FormattedText(text), style=sheet, color_depth=depth, output=self.app.output, end="")
-
-        run_in_terminal(write)
+        sheet, depth = style.style(self.settings.colours), style.depth(self.settings.colours)
+        self.app.renderer.erase()
+        print_formatted_text(FormattedText(text), style=sheet, color_depth=depth, output=self.app.output, end="")
+        self.app.renderer.request_absolute_cursor_position()
+        self.app.invalidate()
 
     def replace(self, text: str) -> None:
         """Put a text into the line; Ctrl-Z takes it back."""
@@ -224,19 +226,20 @@ class Session:
 
     def set(self, key: str, value: str) -> None:
         """Set a key for this session, as typed."""
+        if key == "model":
+            self._load(value.strip("\"'"), self.again)
+            return
         try:
-            self.settings = config.changed(self.settings, key, config.parsed(value) if key != "model" else value.strip("\"'"))
+            self.settings = config.changed(self.settings, key, config.parsed(value))
         except config.BadConfig as error:
             self.say(str(error))
             return
-        if key == "model":
-            self._load(self.settings.model)
-        elif key == "editing":
+        if key == "editing":
             self.app.editing_mode = EditingMode(self.settings.editing.upper())
         elif key == "history":
             self.history.file = history.path() if self.settings.history else None
         self.say(f"{key} is {getattr(self.settings, key)} now, for this session")
-        if key in ("model", "suggestions"):
+        if key == "suggestions":
             self.again()
 
     def again(self, *, other: bool = False) -> bool:
@@ -286,6 +289,12 @@ class Session:
         mode = "" if self.app.editing_mode == EditingMode.EMACS else self.app.vi_state.input_mode.value.removeprefix("vi-")
         return toolbar.toolbar(self.app.output.get_size().columns, visible(self.worker.name), visible(state), mode)
 
+    def _wipe(self, app: "Application[None]") -> None:
+        """Before the first drawing: keys typed earlier were echoed by the system, where the line is to stand."""
+        app.before_render -= self._wipe
+        app.output.write_raw("\r")
+        app.output.erase_end_of_line()
+
     # How suggestions are made
 
     def _typed(self) -> None:
@@ -334,8 +343,8 @@ class Session:
             return
         self.made, self.chosen, self._last, self._taken, self._walked = made, 0, made.prompt, "", False
 
-    def _load(self, name: str) -> None:
-        """Load a model in the background."""
+    def _load(self, name: str, then: Callable[[], object] = lambda: None) -> None:
+        """Load a model in the background, and go on with `then`; where that fails, the one loaded before stays."""
 
         def loading(text: str) -> None:
             self._loading = text
@@ -347,6 +356,9 @@ class Session:
                 await self.worker.load(name, loading)
             except NotReady as error:
                 self.say(f"the model cannot be used: {error}")
+            else:
+                self.settings = replace(self.settings, model=name)
+                then()
             loading("")
 
         self.app.create_background_task(load())

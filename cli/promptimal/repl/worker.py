@@ -108,8 +108,10 @@ class Worker:
         started = time.monotonic()
         try:
             found = self._rewriter.rewrite(prompt, n + len(seen), step)
-        except BadModel as error:
+        except (BadModel, _Dropped) as error:
             raise NotReady(str(error)) from None
+        except Exception as error:  # a prompt that the rewriter stumbles over must not end a session that is open all day
+            raise NotReady(f"the rewriter failed at this prompt ({type(error).__name__}: {error})") from error
         seconds = time.monotonic() - started
         rewrites = [rewrite for rewrite in found if rewrite.text not in seen][:n]
         put_in = [" ".join(r.asks) if r.kept else r.text for r in rewrites]
