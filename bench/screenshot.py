@@ -11,7 +11,7 @@ from pathlib import Path
 from repl import start
 from terminal import Terminal
 
-_COLUMNS, _LINES = 84, 17
+_COLUMNS, _LINES = 84, 22
 _CELL, _ROW = 8.4, 19
 _PALETTE = {"default": "#d4d4d4", "cyan": "#56b6c2", "green": "#98c379", "red": "#e06c75", "brown": "#e5c07b"}
 

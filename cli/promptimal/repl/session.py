@@ -10,13 +10,13 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 
-from prompt_toolkit import print_formatted_text
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.filters import Condition
-from prompt_toolkit.formatted_text import FormattedText, StyleAndTextTuples
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.renderer import print_formatted_text  # that of the shortcuts gives up raw mode: what is typed meanwhile would be echoed
 from prompt_toolkit.styles import DynamicStyle
 
 from promptimal.repl import clipboard, commands, config, history, keys, layout, style, toolbar
@@ -55,6 +55,7 @@ class Session:
         self._loading = ""
         self._working = False
         self._job: asyncio.Task[None] | None = None
+        self._printing: asyncio.Task[None] | None = None
         self.buffer = Buffer(
             history=self.history,
             completer=CommandCompleter(),
@@ -191,10 +192,16 @@ class Session:
         self.app.invalidate()
 
     def show(self, text: StyleAndTextTuples) -> None:
-        """Print above the line, to stay."""
+        """Print above the line, to stay; in order, as soon as the terminal has told where its cursor is."""
+        self._printing = self.app.create_background_task(self._print(text, self._printing))
+
+    async def _print(self, text: StyleAndTextTuples, before: "asyncio.Task[None] | None") -> None:
+        if before:
+            await before
+        await self.app.renderer.wait_for_cpr_responses()  # an answer that comes after the printing would place the line wrongly
         sheet, depth = style.style(self.settings.colours), style.depth(self.settings.colours)
         self.app.renderer.erase()
-        print_formatted_text(FormattedText(text), style=sheet, color_depth=depth, output=self.app.output, end="")
+        print_formatted_text(self.app.output, text, sheet, color_depth=depth)
         self.app.renderer.request_absolute_cursor_position()
         self.app.invalidate()
 

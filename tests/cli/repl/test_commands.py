@@ -103,3 +103,10 @@ def test_a_path_and_a_line_with_a_blank_before_it_are_prompts(repl):
 def test_a_saved_file_is_like_any_other(session, tmp_path):
     give(session, f"/save {tmp_path}/new.txt", "saved")
     assert stat.S_IMODE((tmp_path / "new.txt").stat().st_mode) & 0o600 == 0o600
+
+
+def test_what_is_typed_while_a_command_prints_goes_to_the_line(session):
+    session.type("/help\r/why\rwhy do dogs")
+    session.until("> why do dogs", "Ctrl-Z give back", "> /why request")
+    assert session.text.count("why do dogs") == 1
+    assert session.text.count("> /why") == 1 and "\n/why\n" not in session.text
