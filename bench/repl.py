@@ -25,7 +25,7 @@ TEN_WORDS = (
 
 def main(keys: int) -> None:
     """Print two tables."""
-    print(f"{machine()}, load average {os.getloadavg()[0]:.1f}\n")
+    print(f"{machine()} (the session leaves one free), load average {os.getloadavg()[0]:.1f}\n")
     print("| key to echo, ms | keys | 50% | 95% | 99% | slowest |\n| --- | --- | --- | --- | --- | --- |")
     for name, settings in (("no suggestions", "automatic = false"), ("a suggestion under way at every key", "pause = 0")):
         times = sorted(1000 * t for t in _echoes(keys, settings))

@@ -100,7 +100,7 @@ class Terminal:
         """What the terminal was last told to put on the clipboard."""
         return base64.b64decode(re.findall(rb"\x1b\]52;c;([\w+/=]*)\x07", self.received)[-1]).decode()
 
-    def until(self, *wanted: str, without: str = "", seconds: float = 12) -> None:
+    def until(self, *wanted: str, without: str = "", seconds: float = 30) -> None:
         """Wait until the screen shows all that is wanted, and not what must have gone."""
         self.wait(
             lambda: all(w in self.prose for w in wanted) and not (without and without in self.prose),

@@ -5,6 +5,7 @@ first result, or its result is dropped.
 """
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -79,9 +80,12 @@ class Worker:
 
     def _load(self, name: str, say: Callable[[str], None]) -> None:
         from promptimal import models
-        from promptimal.engine import BadModel, Engine
+        from promptimal.engine import BadModel, Engine, threads
         from promptimal.rewrite import CONTEXT, WIDTH, Rewriter
 
+        # One processor stays free for the keys and for what else runs: llama.cpp's threads wait for each other, and where one of them
+        # has to share its processor a suggestion takes several times as long.
+        os.environ.setdefault("PROMPTIMAL_THREADS", str(max(1, threads() - 1)))
         try:
             model = models.find(name, say) if name else models.default(say)
             engine = Engine(model.path, width=WIDTH, context=CONTEXT, adapter=model.adapter)

@@ -18,7 +18,7 @@ def repl(default_model: Path, tmp_path: Path) -> Iterator[Open]:
         file = tmp_path / "config/promptimal/config.toml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(config)
-        homes = {"PROMPTIMAL_THREADS": "1", "XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_STATE_HOME": str(tmp_path / "state")}
+        homes = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_STATE_HOME": str(tmp_path / "state")}
         opened.append(Terminal(*arguments, columns=columns, lines=lines, **{**homes, **environment}))
         return opened[-1]
 

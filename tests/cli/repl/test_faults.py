@@ -4,7 +4,7 @@ PROMPT = "why do cats purr even when they are hurt"
 
 
 def test_ctrl_c_cancels_what_runs_then_clears_the_line(repl):
-    terminal = repl(config="pause = 0", PROMPTIMAL_THREADS="1")
+    terminal = repl(config="pause = 0")
     terminal.until("default model")
     terminal.type(PROMPT)
     terminal.until("rewriting …")
