@@ -26,6 +26,7 @@ bench: .venv/develop
 	$(BIN)/python bench/speed.py
 	$(BIN)/python bench/faithful.py
 	$(BIN)/python bench/quantization.py
+	$(BIN)/python bench/repl.py
 
 # The default model from the data: about an hour on two cores. Ends with the held-out scores, to be compared with the card's.
 DATA := trainer/promptimal_trainer/data

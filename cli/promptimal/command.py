@@ -18,12 +18,14 @@ from promptimal import __version__
 
 if TYPE_CHECKING:
     from promptimal import models
+    from promptimal.repl.config import Settings
     from promptimal.rewrite import Rewrite
 
 DONE, FAILED, USAGE, UNFAITHFUL, INTERRUPTED = 0, 1, 2, 3, 130
 
 _EPILOG = """\
-The prompt is taken from the arguments, files (-f) and standard input, in this order, joined by blank lines.
+The prompt is taken from the arguments, files (-f) and standard input, in this order, joined by blank lines. With none of
+them, on a terminal, a session opens: suggestions while you type.  promptimal config  prints its settings.
 
 exit codes: 0 done, 1 it could not, 2 wrong usage, 3 only with --strict: something that the model wrote was not faithful and
 was left out, 130 interrupted.
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("prompt", nargs="*", help="the prompt; without it, standard input")
     parser.add_argument("-f", "--file", action="append", default=[], metavar="FILE", help="read the prompt from a file")
-    parser.add_argument("-n", type=_count, default=1, metavar="N", help="print up to N different rewrites, best first")
+    parser.add_argument("-n", type=_count, metavar="N", help="print up to N different rewrites, best first")
     parser.add_argument("--json", action="store_true", help="print a JSON object a rewrite, with what changed and how long it took")
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--jsonl", action="store_true", help='many prompts: JSON lines with a "prompt" in, JSON lines out, in order')
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--api-base", metavar="URL", help="use the model of an OpenAI-compatible server, such as http://localhost:8080/v1")
     parser.add_argument("--seed", type=int, metavar="N", help="draw among the fitting asks; the same seed, the same rewrite")
     parser.add_argument("--strict", action="store_true", help="exit with 3 where something that the model wrote was not faithful")
+    parser.add_argument("--private", action="store_true", help="keep no history of this session on a terminal")
     parser.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr but errors")
     parser.add_argument("--version", action="version", version=f"promptimal {__version__}")
     return parser
@@ -92,6 +95,15 @@ def _run(arguments: argparse.Namespace) -> int:
         print("promptimal: standard output is closed", file=sys.stderr)
         return FAILED
     many = arguments.jsonl or arguments.lines or arguments.null
+    try:
+        if arguments.prompt == ["config"] and not arguments.file and not many:
+            return _print_config(arguments)
+        if not (arguments.prompt or arguments.file or many or arguments.json or arguments.strict) and _on_a_terminal():
+            return _open_repl(arguments)
+    except _Failure as failure:
+        print(f"promptimal: {failure}", file=sys.stderr)
+        return FAILED
+    arguments.n = arguments.n or 1
     if arguments.resume and (not many or arguments.null):
         _parser().error("--resume goes with --jsonl or --lines")
     if many and (arguments.strict or arguments.json or (arguments.n > 1 and not arguments.jsonl)):
@@ -106,6 +118,37 @@ def _run(arguments: argparse.Namespace) -> int:
     except _Failure as failure:
         print(f"promptimal: {failure}", file=sys.stderr)
         return FAILED
+
+
+def _on_a_terminal() -> bool:
+    """Whether someone sits at a terminal that can move its cursor."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _open_repl(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    from promptimal.repl import session
+
+    session.run(settings, arguments.seed)
+    return DONE
+
+
+def _print_config(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    from promptimal.repl import config
+
+    _write(config.document(settings))
+    return DONE
+
+
+def _settings(arguments: argparse.Namespace) -> "Settings":
+    from promptimal.repl import config
+    from promptimal.terminal import visible
+
+    try:
+        return config.read(model=arguments.model, api_base=arguments.api_base, suggestions=arguments.n, private=arguments.private)
+    except config.BadConfig as error:
+        raise _Failure(visible(str(error))) from None
 
 
 def _read(arguments: argparse.Namespace) -> str:

@@ -100,6 +100,14 @@ class Rewriter:
                 yield waiting.pop(following)
                 following += 1
 
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self.engine.tokenize(text))
+
+    def close(self) -> None:
+        """Free the model."""
+        self.engine.close()
+
     def view_tokens(self, view: str) -> list[int]:
         """The tokens of a view, without the middle of what would be too many: digits and symbols may take a token each."""
         tokens = self.engine.tokenize(view)

@@ -61,6 +61,13 @@ class ServerRewriter:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def count(self, text: str) -> int:
+        """Words of a text: how the server's model cuts it is not known here."""
+        return len(text.split())
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def _answer(self, reading: Reading, number: int) -> str:
         """What the model writes; the first answer greedily, further ones drawn."""
         drawn = number > 0 or self.seed is not None

@@ -1,0 +1,1 @@
+"""The REPL: suggestions while you type. `promptimal` alone on a terminal opens it, see `session`."""
