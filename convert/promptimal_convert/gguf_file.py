@@ -115,29 +115,66 @@ def entry(key: str, value: str | int | float) -> bytes:
 
 def write(path: Path, entries: list[bytes], tensors: list[NewTensor]) -> None:
     """Write a GGUF file: to a temporary file beside `path`, which then takes its name."""
-    table, offset = [], 0
-    for tensor in tensors:
-        name = tensor.name.encode()
-        dimensions = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
-        table.append(struct.pack("<Q", len(name)) + name + dimensions + struct.pack("<IQ", tensor.type, offset))
-        offset = _aligned(offset + tensor_size(tensor.shape, tensor.type))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(MAGIC + struct.pack("<IQQ", 3, len(tensors), len(entries)))
-            file.write(b"".join(entries) + b"".join(table))
-            for tensor in tensors:
-                file.write(b"\0" * (_aligned(file.tell()) - file.tell()))
-                data = tensor.data()
-                if len(data) != tensor_size(tensor.shape, tensor.type):
-                    raise ValueError(f"{tensor.name}: {len(data)} bytes do not fit its shape")
-                file.write(data)
-            file.write(b"\0" * (_aligned(file.tell()) - file.tell()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with Writer(path, entries, [(tensor.name, tensor.shape, tensor.type) for tensor in tensors]) as writer:
+        for tensor in tensors:
+            writer.append(tensor.data())
+            writer.end_tensor()
+        writer.commit()
+
+
+class Writer:
+    """A GGUF file that is being written, piece by piece, under a temporary name; `commit` gives it its own.
+
+    `tensors` says what will come: name, shape (innermost first), type. Leaving the context without `commit` leaves nothing behind.
+    """
+
+    def __init__(self, path: Path, entries: list[bytes], tensors: list[tuple[str, tuple[int, ...], int]]) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        self._left = [(name, tensor_size(shape, kind)) for name, shape, kind in reversed(tensors)]
+        table, offset = [], 0
+        for name, shape, kind in tensors:
+            key = name.encode()
+            dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+            table.append(struct.pack("<Q", len(key)) + key + dimensions + struct.pack("<IQ", kind, offset))
+            offset = _aligned(offset + tensor_size(shape, kind))
+        self._header = MAGIC + struct.pack("<IQQ", 3, len(tensors), len(entries)) + b"".join(entries) + b"".join(table)
+        self.size = _aligned(len(self._header)) + offset
+        """Bytes of the whole file."""
+
+    def __enter__(self) -> "Writer":
+        self._file = self._temporary.open("wb")
+        self._file.write(self._header)
+        self._pad()
+        return self
+
+    def append(self, data: bytes) -> None:
+        """Write the next bytes of the tensor whose turn it is."""
+        self._file.write(data)
+
+    def end_tensor(self) -> None:
+        """The tensor is complete: the next one follows."""
+        name, size = self._left.pop()
+        if self._file.tell() - self._start != size:
+            raise ValueError(f"{name}: {self._file.tell() - self._start} bytes do not fit its shape")
+        self._pad()
+
+    def commit(self) -> None:
+        """The file is complete: give it its name."""
+        if self._left:
+            raise ValueError(f"{self._left[-1][0]} was not written")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.replace(self.path)
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _pad(self) -> None:
+        self._file.write(b"\0" * (_aligned(self._file.tell()) - self._file.tell()))
+        self._start = self._file.tell()
 
 
 def tensor_size(shape: tuple[int, ...], kind: int) -> int:
