@@ -160,10 +160,13 @@ def rope_factors(model: Hyperparameters) -> np.ndarray | None:
     size, factor = model.head_size, rope.get("factor", 8.0)
     low, high = rope.get("low_freq_factor", 1.0), rope.get("high_freq_factor", 4.0)
     context = rope.get("original_max_position_embeddings", 8192)
+    # Step by step as PyTorch computes it, which divides a number by a tensor by way of the reciprocal: the same bits.
+    one = np.float32(1)
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    waves = np.float32(2 * math.pi) * np.float32(model.rope_base) ** exponents
-    blend = (np.float32(context) / waves - np.float32(low)) / np.float32(high - low)
-    between = 1 / ((1 - blend) / np.float32(factor) + blend)
+    frequencies = one / (model.rope_base ** exponents.astype(np.float64)).astype(np.float32)
+    waves = (one / frequencies) * np.float32(2 * math.pi)
+    blend = ((one / waves) * np.float32(context) - np.float32(low)) / np.float32(high - low)
+    between = one / ((one - blend) / np.float32(factor) + blend)
     factors = np.where(waves < context / high, np.float32(1), np.where(waves > context / low, np.float32(factor), between))
     return np.asarray(factors, np.float32)
 
