@@ -17,12 +17,14 @@ ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "Qw
 """Class names in config.json → llama.cpp's name of the architecture."""
 
 _OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-_INSIDE = {
+MODULES = {
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
+"""Modules of a layer in transformers → llama.cpp's names for the same weights."""
+
 _LAYER = re.compile(r"model\.layers\.(\d+)\.([\w.]+)")
 _USELESS = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attention\.(masked_)?bias")
 
@@ -99,7 +101,7 @@ def gguf_name(name: str) -> str | None:
     if suffix not in ("weight", "bias"):
         raise KeyError(name)
     if match := _LAYER.fullmatch(module):
-        return f"blk.{int(match[1])}.{_INSIDE[match[2]]}.{suffix}"
+        return f"blk.{int(match[1])}.{MODULES[match[2]]}.{suffix}"
     return f"{_OUTSIDE[module]}.{suffix}"
 
 

@@ -115,22 +115,27 @@ def entry(key: str, value: str | int | float) -> bytes:
 
 def write(path: Path, entries: list[bytes], tensors: list[NewTensor]) -> None:
     """Write a GGUF file: to a temporary file beside `path`, which then takes its name."""
-    with Writer(path, entries, [(tensor.name, tensor.shape, tensor.type) for tensor in tensors]) as writer:
+    writer = Writer(path, entries, [(tensor.name, tensor.shape, tensor.type) for tensor in tensors])
+    try:
+        writer.open()
         for tensor in tensors:
             writer.append(tensor.data())
             writer.end_tensor()
         writer.commit()
+    finally:
+        writer.discard()
 
 
 class Writer:
     """A GGUF file that is being written, piece by piece, under a temporary name; `commit` gives it its own.
 
-    `tensors` says what will come: name, shape (innermost first), type. Leaving the context without `commit` leaves nothing behind.
+    `tensors` says what will come: name, shape (innermost first), type. `discard`, in a `finally` around it all, leaves nothing behind.
     """
 
     def __init__(self, path: Path, entries: list[bytes], tensors: list[tuple[str, tuple[int, ...], int]]) -> None:
         self.path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        self._file: Any = None
         self._left = [(name, tensor_size(shape, kind)) for name, shape, kind in reversed(tensors)]
         table, offset = [], 0
         for name, shape, kind in tensors:
@@ -142,11 +147,11 @@ class Writer:
         self.size = _aligned(len(self._header)) + offset
         """Bytes of the whole file."""
 
-    def __enter__(self) -> "Writer":
+    def open(self) -> None:
+        """Begin the file."""
         self._file = self._temporary.open("wb")
         self._file.write(self._header)
         self._pad()
-        return self
 
     def append(self, data: bytes) -> None:
         """Write the next bytes of the tensor whose turn it is."""
@@ -168,8 +173,10 @@ class Writer:
         self._file.close()
         self._temporary.replace(self.path)
 
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
+    def discard(self) -> None:
+        """Remove what was not committed."""
+        if self._file:
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _pad(self) -> None:

@@ -91,8 +91,9 @@ def produce(model: Model, targets: list[Target], progress: Progress = lambda don
     with ExitStack() as stack:
         writers = [_writer(model, target, kind) for target, kind in zip(targets, kinds, strict=True)]
         _check_space(writers)
-        for writer in writers:
-            stack.enter_context(writer)
+        for writer in writers:  # promised before it begins, so that an interruption between the two leaves nothing either
+            stack.callback(writer.discard)
+            writer.open()
         pool = stack.enter_context(_pool())
         total, done = sum(writer.size for writer in writers), 0
         for weight in model.weights:

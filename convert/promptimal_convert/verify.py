@@ -117,11 +117,11 @@ class Runner:
         self._llama.llama_free(self._context)
         self._llama.llama_model_free(self._model)
 
-    def tokenize(self, text: str, special: bool = True) -> list[int]:
-        """Token numbers, with the model's own beginning token where it wants one and `special`."""
+    def tokenize(self, text: str, special: bool = True, marks: bool = False) -> list[int]:
+        """Token numbers; `special`: with the beginning token where the model wants one; `marks`: control tokens in the text count as such."""
         data = text.encode()
         tokens = (ctypes.c_int32 * (len(data) + 8))()
-        count = self._llama.llama_tokenize(self._vocab, data, len(data), tokens, len(data) + 8, special, False)
+        count = self._llama.llama_tokenize(self._vocab, data, len(data), tokens, len(data) + 8, special, marks)
         return list(tokens[:count])
 
     def logits(self, tokens: list[int]) -> np.ndarray:

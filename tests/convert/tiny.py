@@ -112,14 +112,14 @@ def safetensors(tensors: dict[str, np.ndarray], dtype: str = "F32") -> bytes:
         "F16": lambda a: a.astype("<f2").tobytes(),
         "BF16": lambda a: (a.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes(),
     }
-    header, data = {}, b""
+    header, parts, size = {}, [], 0
     for name, tensor in tensors.items():
-        raw = encode[dtype](np.ascontiguousarray(tensor))
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
+        parts.append(encode[dtype](np.ascontiguousarray(tensor)))
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [size, size + len(parts[-1])]}
+        size += len(parts[-1])
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
 def adapter(base: dict[str, np.ndarray], folder: Path, modules: list[str], **more: Any) -> Path:
