@@ -50,7 +50,10 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def metadata(folder: Path) -> list[bytes]:
-    """Entries that tell a merged model how it was trained; promptimal reads them. What else a trainer leaves in the directory belongs here."""
+    """Entries that tell a merged model how it was trained; promptimal reads them.
+
+    What else a trainer leaves in the directory and the rewriter needs belongs here; `index` reads a safetensors file.
+    """
     return _card(folder / "card.json")
 
 

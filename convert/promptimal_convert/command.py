@@ -36,9 +36,7 @@ def main() -> int:
         return 130
     except OSError as error:
         print(f"promptimal-convert: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-    except Exception as error:
-        if not isinstance(error, _failures()):
-            raise
+    except _failures() as error:
         print(f"promptimal-convert: {error}", file=sys.stderr)
     return 1
 
@@ -106,9 +104,8 @@ def _failures() -> tuple[type[Exception], ...]:
     from promptimal_convert.adapter import BadAdapter
     from promptimal_convert.checkpoint import BadCheckpoint
     from promptimal_convert.library import NoLibrary
-    from promptimal_convert.produce import BadWeights
 
-    return BadAdapter, BadCheckpoint, BadGGUF, BadWeights, NoLibrary
+    return BadAdapter, BadCheckpoint, BadGGUF, NoLibrary
 
 
 def _convert(arguments: argparse.Namespace) -> int:

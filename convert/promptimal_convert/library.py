@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-class NoLibrary(Exception):
+class NoLibrary(ImportError):
     """llama-cpp-python is missing or of a kind that cannot be used; the message says what to do."""
 
 

@@ -11,6 +11,7 @@ from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from promptimal_convert.gguf_file import TYPES, BadGGUF, Header, read_header, read_tensor
+from promptimal_convert.library import NoLibrary
 from promptimal_convert.produce import Delta, Model, Target, Weight, produce
 from promptimal_convert.quantize import MODEL_TYPES, Shape
 
@@ -23,15 +24,23 @@ _LAYER = re.compile(r"blk\.(\d+)\.")
 def merge(base: Path, adapter: Path | None, out: Path, quantization: str = "Q8_0") -> None:
     """Write `base` with `adapter` added (W + alpha / r · B A, Hu et al. 2021) to `out`, in `quantization`.
 
-    Without an adapter the base is only quantized. Raises BadGGUF where a file is damaged or the two do not fit, BadWeights where a
-    weight is no number or the disk too small.
+    Without an adapter the base is only quantized. Raises BadGGUF where a file is damaged, the two do not fit or llama.cpp is not
+    installed, OSError where the file cannot be written.
     """
-    produce(open_gguf(base, adapter), [Target(out, quantization)])
+    try:
+        produce(open_gguf(base, adapter), [Target(out, quantization)])
+    except NoLibrary as error:
+        raise BadGGUF(str(error)) from error
 
 
 def open_gguf(base: Path, adapter: Path | None = None) -> Model:
     """The model that a GGUF file and a GGUF adapter make together; the adapter's entries promptimal.* go along. Raises BadGGUF."""
     model = read_header(base)
+    kind = model.values.get("general.architecture")
+    if kind not in ("llama", "qwen2", "qwen3") or model.values.get("general.type", "model") != "model":
+        raise BadGGUF(f"{base}: only models of the architectures llama, qwen2 and qwen3 are supported, this is {kind!r}")
+    if deep := [name for name, tensor in model.tensors.items() if len(tensor.shape) > 2]:
+        raise BadGGUF(f"{base}: {deep[0]} is no matrix: models with experts are not supported")
     change = read_header(adapter) if adapter else None
     deltas = _deltas(change, model) if change else {}
     ours = {key: raw for key, raw in change.raw.items() if key.startswith("promptimal.")} if change else {}

@@ -4,6 +4,7 @@ However large the model, only some pieces are in memory, one or two for each pro
 reading. A quantized type is made from the weights rounded to float16, so its bytes are those of `llama-quantize` on the F16 file.
 """
 
+import errno
 import os
 import shutil
 from collections import deque
@@ -16,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from promptimal_convert.gguf_file import Writer, entry
+from promptimal_convert.gguf_file import BadGGUF, Writer, entry
 from promptimal_convert.quantize import MODEL_TYPES, NUMBERS, Shape, encode, tensor_type
 
 _PIECE = 1 << 21
 """Values a piece: 8 MB as float32."""
 
 
-class BadWeights(Exception):
+class BadWeights(BadGGUF):
     """Weights that cannot be written; the message says why."""
 
 
@@ -83,7 +84,7 @@ Progress = Callable[[int, int], None]
 def produce(model: Model, targets: list[Target], progress: Progress = lambda done, total: None) -> None:
     """Write all targets in one reading of the weights; either all of them appear, or none.
 
-    Raises BadWeights where a weight is no number or the disk is too small, and what reading raises.
+    Raises BadWeights where a weight is no number, OSError where the disk is too small, and what reading raises.
     """
     for target in targets:
         _check_importance(model, target)
@@ -107,6 +108,7 @@ def produce(model: Model, targets: list[Target], progress: Progress = lambda don
                 writer.end_tensor()
         for writer in writers:
             writer.commit()
+        progress(total, total)
 
 
 def permute(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -138,7 +140,7 @@ def _check_space(writers: list[Writer]) -> None:
         needed = sum(writer.size for writer in writers if writer.path.absolute().parent == folder)
         free = shutil.disk_usage(folder).free
         if needed > free:
-            raise BadWeights(f"{folder} has {free / 1e9:.1f} GB free, but {needed / 1e9:.1f} GB are needed")
+            raise OSError(errno.ENOSPC, f"{needed / 1e9:.1f} GB are needed, but only {free / 1e9:.1f} GB are free", str(folder))
 
 
 class _pool(ThreadPoolExecutor):

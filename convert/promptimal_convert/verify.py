@@ -54,7 +54,7 @@ class Result(NamedTuple):
 
 def verify(files: list[Path], source: str, adapter: Path | None, text: Path | None) -> int:
     """Print a table, a line a file; 0 where all of them are near their source, else 3. Raises what reading them raises."""
-    prompts = text.read_text(encoding="utf-8").splitlines() if text else PROMPTS
+    prompts = _prompts(text) if text else PROMPTS
     checkpoint = None if Path(source).is_file() else open_checkpoint(source)
     read = read_adapter(adapter) if adapter and checkpoint else None
     wrong = False
@@ -64,7 +64,7 @@ def verify(files: list[Path], source: str, adapter: Path | None, text: Path | No
         header = read_header(file)
         check_model(header)
         with Runner(file) as runner:
-            tokens = [runner.tokenize(prompt) for prompt in prompts]
+            tokens = [tokens for prompt in prompts if len(tokens := runner.tokenize(prompt)) > 1]
             key = repr(tokens)
             if key not in expected:
                 expected = {key: _expected(checkpoint, read, Path(source), adapter, tokens)}
@@ -147,6 +147,13 @@ def _batch(library: Any, count: int) -> Iterator[Any]:
         yield batch
     finally:
         library.llama_batch_free(batch)
+
+
+def _prompts(text: Path) -> list[str]:
+    prompts = [line for line in text.read_text(encoding="utf-8", errors="replace").splitlines() if len(line) > 9]
+    if not prompts:
+        raise BadCheckpoint(f"{text} holds no prompts, one a line, of ten characters or more")
+    return prompts
 
 
 def _expected(
