@@ -57,7 +57,7 @@ def main(oracle: str | None) -> None:
             base, adapter = synthetic(Path(scratch) / f"Llama-{layers}", layers), Path(scratch) / f"adapter-{layers}"
             synthetic_adapter(adapter, layers)
             label = f"{layers} layers, {parameters(layers) / 1e9:.2f}B"
-            for kinds in ("q4_k_m", "f16", "q4_0,q8_0,q4_k_m"):
+            for kinds in ("q4_k_m", "q4_0,q8_0,q4_k_m"):
                 out = Path(scratch) / "out"
                 out.mkdir()
                 step = measured(BIN / "promptimal-convert", base, adapter, "-o", out / "x.gguf", "--type", kinds)

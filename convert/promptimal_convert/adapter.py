@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from promptimal_convert.architecture import gguf_name
-from promptimal_convert.checkpoint import BadCheckpoint, index, read_json
+from promptimal_convert.checkpoint import BadCheckpoint, Stored, index, read_json
 from promptimal_convert.gguf_file import BadGGUF, Header, NewTensor, entry, read_header, write
 from promptimal_convert.produce import Delta, permute
 
@@ -70,8 +70,7 @@ def convert(adapter: Path, base: Path, out: Path) -> int:
     tensors = []
     for name, delta in sorted(read.deltas.items()):
         target, left = _place(name, delta, header)
-        # float16: half the size, and finer than any type that the merged model is quantized to.
-        tensors += [_tensor(f"{target}.lora_a", delta.right), _tensor(f"{target}.lora_b", left)]
+        tensors += [_tensor(f"{target}.lora_a", delta.right()), _tensor(f"{target}.lora_b", left)]
     entries = [
         entry("general.architecture", kind),
         entry("general.type", "adapter"),
@@ -106,25 +105,33 @@ def _deltas(folder: Path, rank: int, scale: float) -> dict[str, Delta]:
     files = [file for name in ("adapter_model.safetensors", "adapter_model.bin") if (file := folder / name).is_file()]
     if not files:
         raise BadAdapter(f"{folder} has no adapter_model.safetensors")
-    halves: dict[str, dict[str, np.ndarray]] = {}
+    halves: dict[str, dict[str, Stored]] = {}
+    embeddings = set()
     try:
         for stored in index(files[0]):
             match = _NAME.fullmatch(stored.name)
             if not match or len(stored.shape) != 2:
                 raise BadAdapter(f"{files[0]}: {stored.name} is not supported, only the matrices of a LoRA")
-            matrix = stored.rows(0, stored.shape[0])
             if stored.shape[match[3] == "B"] != rank:
                 raise BadAdapter(f"{stored.name}: its rank is not the configuration's {rank}")
-            # An embedding's change is (B @ A) transposed.
-            part = "AB"[match[3] == "A"] if match[2] else match[3]
-            halves.setdefault(match[1], {})[part] = matrix.T if match[2] else matrix
+            halves.setdefault(match[1], {})[match[3]] = stored
+            embeddings |= {match[1]} if match[2] else set()
     except BadCheckpoint as error:
         raise BadAdapter(str(error)) from error
     if lonely := [name for name, pair in halves.items() if len(pair) != 2]:
         raise BadAdapter(f"{files[0]}: {lonely[0]} has only one of its two matrices")
     if not halves:
         raise BadAdapter(f"{files[0]} changes nothing")
-    return {name: Delta(pair["B"], pair["A"], scale) for name, pair in halves.items()}
+    return {name: _delta(pair["A"], pair["B"], name in embeddings, scale) for name, pair in halves.items()}
+
+
+def _delta(low: Stored, high: Stored, embedding: bool, scale: float) -> Delta:
+    """The change B @ A; an embedding's is that transposed."""
+    rank, inner = low.shape
+    outer, _ = high.shape
+    if embedding:
+        return Delta((inner, outer), lambda start, stop: low.rows(0, rank).T[start:stop], lambda: high.rows(0, outer).T, scale)
+    return Delta((outer, inner), high.rows, lambda: low.rows(0, rank), scale)
 
 
 def _card(path: Path) -> list[bytes]:
@@ -150,10 +157,9 @@ def _place(name: str, delta: Delta, base: Header) -> tuple[str, np.ndarray]:
     if target not in base.tensors:
         raise BadAdapter(f"{name}: the base model has no {target}: merge the adapter into its base folder instead")
     inner, *outer = base.tensors[target].shape
-    if [delta.left.shape[0]] != outer or delta.right.shape[1] != inner:
-        shape = delta.left.shape[0], delta.right.shape[1]
-        raise BadAdapter(f"{name}: shape {shape} does not fit the base model's {target}, {(*outer, inner)}")
-    module, left = target.split(".")[-2], delta.left
+    if delta.shape != (*outer, inner):
+        raise BadAdapter(f"{name}: shape {delta.shape} does not fit the base model's {target}, {(*outer, inner)}")
+    module, left = target.split(".")[-2], delta.left(0, delta.shape[0])
     if base.values["general.architecture"] == "llama" and module in ("attn_q", "attn_k"):
         key = "llama.attention.head_count" if module == "attn_q" else "llama.attention.head_count_kv"
         heads = base.need(key, int)
@@ -164,5 +170,6 @@ def _place(name: str, delta: Delta, base: Header) -> tuple[str, np.ndarray]:
 
 
 def _tensor(name: str, array: np.ndarray) -> NewTensor:
+    # float16: half the size, and finer than any type that the merged model is quantized to.
     half = np.ascontiguousarray(array, dtype=np.float16)
     return NewTensor(name, tuple(reversed(array.shape)), 1, half.tobytes)

@@ -109,8 +109,12 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    if Path(arguments.base).is_file():
-        return _produce(arguments, lambda: _gguf_with_adapter(Path(arguments.base), arguments.adapter))
+    base = Path(arguments.base)
+    if base.is_file():
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            return _produce(arguments, lambda: _gguf_with_adapter(base, arguments.adapter, Path(folder) / "adapter.gguf"))
     from promptimal_convert.adapter import read_adapter
     from promptimal_convert.checkpoint import open_checkpoint
     from promptimal_convert.folder import open_model
@@ -119,19 +123,15 @@ def _convert(arguments: argparse.Namespace) -> int:
     return _produce(arguments, lambda: open_model(open_checkpoint(arguments.base), adapter))
 
 
-def _gguf_with_adapter(base: Path, adapter: Path | None) -> Any:
-    """A GGUF base with a PEFT adapter, by way of a GGUF adapter."""
-    import tempfile
-
+def _gguf_with_adapter(base: Path, adapter: Path | None, converted: Path) -> Any:
+    """A GGUF base with a PEFT adapter, by way of a GGUF adapter, `converted`."""
     from promptimal_convert.adapter import convert
     from promptimal_convert.merge import open_gguf
 
     if adapter is None:
         return open_gguf(base)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "adapter.gguf"
-        convert(adapter, base, path)
-        return open_gguf(base, path)
+    convert(adapter, base, converted)
+    return open_gguf(base, converted)
 
 
 def _adapter(arguments: argparse.Namespace) -> int:

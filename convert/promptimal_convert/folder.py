@@ -70,9 +70,8 @@ def _deltas(adapter: Adapter, config: Hyperparameters, stored: dict[str, Stored]
         matrix = stored.get("token_embd.weight" if target == "output.weight" and config.tied else str(target))
         if matrix is None or len(matrix.shape) != 2:
             raise BadAdapter(f"{adapter.path}: it changes {name}, which the base model does not have as a matrix")
-        if (delta.left.shape[0], delta.right.shape[1]) != matrix.shape:
-            shape = delta.left.shape[0], delta.right.shape[1]
-            raise BadAdapter(f"{adapter.path}: its change of {name} has the shape {shape}, the base model's weight {matrix.shape}")
+        if delta.shape != matrix.shape:
+            raise BadAdapter(f"{adapter.path}: its change of {name} has the shape {delta.shape}, the base model's weight {matrix.shape}")
         deltas[str(target)] = delta
     return deltas
 

@@ -10,7 +10,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
 
-from promptimal_convert.gguf_file import TYPES, BadGGUF, Header, read_header, read_tensor
+from promptimal_convert.gguf_file import TYPES, BadGGUF, Header, Tensor, read_header, read_tensor
 from promptimal_convert.library import NoLibrary
 from promptimal_convert.produce import Delta, Model, Target, Weight, produce
 from promptimal_convert.quantize import MODEL_TYPES, Shape
@@ -112,8 +112,13 @@ def _deltas(adapter: Header, base: Header) -> dict[str, Delta]:
             raise BadGGUF(f"{adapter.path}: {name} does not fit {base.path}")
         if target == "token_embd.weight":
             raise BadGGUF(f"{adapter.path}: a change of {target} cannot be merged")
-        left, right = array(adapter, f"{target}.lora_b"), array(adapter, name)
-        deltas[target] = Delta(left, right, float(np.float32(alpha / low.shape[1])))
+        deltas[target] = _delta(adapter, target, whole, float(np.float32(alpha / low.shape[1])))
     if not deltas:
         raise BadGGUF(f"{adapter.path} changes nothing")
     return deltas
+
+
+def _delta(adapter: Header, target: str, whole: Tensor, scale: float) -> Delta:
+    inner, outer = whole.shape
+    left, right = f"{target}.lora_b", f"{target}.lora_a"
+    return Delta((outer, inner), lambda start, stop: array(adapter, left)[start:stop], lambda: array(adapter, right), scale)

@@ -30,15 +30,19 @@ class BadWeights(BadGGUF):
 
 @dataclass(frozen=True)
 class Delta:
-    """A change of a matrix: scale · left @ right, shapes (rows, rank) and (rank, columns)."""
+    """A change of a matrix: scale · left @ right. Its two parts are read when they are needed, for an adapter can be large as well.
 
-    left: np.ndarray
-    right: np.ndarray
+    `shape` is the matrix's; `left(start, stop)` reads rows of (rows, rank), `right()` all of (rank, columns).
+    """
+
+    shape: tuple[int, int]
+    left: Callable[[int, int], np.ndarray]
+    right: Callable[[], np.ndarray]
     scale: float
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows of the change, in float64, so that the sum with the weights is rounded only once."""
-        product: np.ndarray = self.left[start:stop].astype(np.float64) @ self.right.astype(np.float64)
+        product: np.ndarray = self.left(start, stop).astype(np.float64) @ self.right().astype(np.float64)
         return product * self.scale
 
 

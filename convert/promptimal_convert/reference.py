@@ -50,26 +50,33 @@ class _Reader:
         """The linear map `name`: x → x Wᵀ + scale · (x Aᵀ) Bᵀ + bias."""
         weight = self.whole(f"{name}.weight")
         bias = self.whole(f"{name}.bias") if f"{self.prefix}{name}.bias" in self.checkpoint.weights else np.float32(0)
-        delta = self.adapter.deltas.get(self.prefix + name) if self.adapter else None
 
         def apply(x: np.ndarray) -> np.ndarray:
             y: np.ndarray = x @ weight.T + bias
-            return y if delta is None else y + np.float32(delta.scale) * ((x @ delta.right.T) @ delta.left.T)
+            return y + self.change(self.prefix + name, x)
 
         return apply
+
+    def change(self, name: str, x: np.ndarray) -> np.ndarray | np.float32:
+        """What the adapter adds to the linear map `name` of x."""
+        delta = self.adapter.deltas.get(name) if self.adapter else None
+        if delta is None:
+            return np.float32(0)
+        added: np.ndarray = np.float32(delta.scale) * ((x @ delta.right().T) @ delta.left(0, delta.shape[0]).T)
+        return added
 
     def embed(self, name: str, tokens: list[int]) -> np.ndarray:
         stored = self.checkpoint.weights[f"{name}.weight"]
         rows = np.concatenate([stored.rows(token, token + 1) for token in tokens])
         delta = self.adapter.deltas.get(name) if self.adapter else None
-        return rows if delta is None else rows + np.float32(delta.scale) * (delta.left[tokens] @ delta.right)
+        return rows if delta is None else rows + np.float32(delta.scale) * (delta.left(0, delta.shape[0])[tokens] @ delta.right())
 
     def outputs(self, name: str, x: np.ndarray, words: int) -> np.ndarray:
         """The output matrix applied, some rows at a time. Where the embedding serves as it, a change of lm_head still counts."""
         stored = self.checkpoint.weights[f"{name}.weight"]
         out = np.concatenate([x @ stored.rows(start, min(start + _ROWS, words)).T for start in range(0, words, _ROWS)], axis=1)
-        delta = self.adapter.deltas.get("lm_head") if self.adapter else None
-        return out if delta is None else out + np.float32(delta.scale) * ((x @ delta.right.T) @ delta.left.T)
+        changed: np.ndarray = out + self.change("lm_head", x)
+        return changed
 
 
 def _layer(read: _Reader, model: Hyperparameters, states: list[np.ndarray], turns: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:

@@ -122,11 +122,10 @@ def safetensors(tensors: dict[str, np.ndarray], dtype: str = "F32") -> bytes:
     return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
-def adapter(base: dict[str, np.ndarray], folder: Path, modules: list[str], **more: Any) -> Path:
+def adapter(base: dict[str, np.ndarray], folder: Path, modules: list[str], rank: int = 4, **more: Any) -> Path:
     """A random LoRA adapter in PEFT's format that changes the matrices whose names end in one of `modules`."""
     draw = np.random.default_rng(8)
     folder.mkdir(parents=True)
-    rank = 4
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": 8, "bias": "none", "target_modules": modules, "task_type": "CAUSAL_LM", **more}
     found: dict[str, np.ndarray] = {}
     for name, matrix in base.items():
