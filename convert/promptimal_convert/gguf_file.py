@@ -151,29 +151,73 @@ def _array_data(header: Header, key: str, item_type: int) -> bytes:
 
 def write(path: Path, entries: list[bytes], tensors: list[NewTensor]) -> None:
     """Write a GGUF file: to a temporary file beside `path`, which then takes its name."""
-    table, offset = [], 0
-    for tensor in tensors:
-        name = tensor.name.encode()
-        dimensions = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
-        table.append(struct.pack("<Q", len(name)) + name + dimensions + struct.pack("<IQ", tensor.type, offset))
-        offset = _aligned(offset + tensor_size(tensor.shape, tensor.type))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    writer = Writer(path, entries, [(tensor.name, tensor.shape, tensor.type) for tensor in tensors])
     try:
-        with temporary.open("wb") as file:
-            file.write(MAGIC + struct.pack("<IQQ", 3, len(tensors), len(entries)))
-            file.write(b"".join(entries) + b"".join(table))
-            for tensor in tensors:
-                file.write(b"\0" * (_aligned(file.tell()) - file.tell()))
-                data = tensor.data()
-                if len(data) != tensor_size(tensor.shape, tensor.type):
-                    raise ValueError(f"{tensor.name}: {len(data)} bytes do not fit its shape")
-                file.write(data)
-            file.write(b"\0" * (_aligned(file.tell()) - file.tell()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        writer.open()
+        for tensor in tensors:
+            writer.append(tensor.data())
+            writer.end_tensor()
+        writer.commit()
     finally:
-        temporary.unlink(missing_ok=True)
+        writer.discard()
+
+
+class Writer:
+    """A GGUF file that is being written, piece by piece, under a temporary name; `commit` gives it its own.
+
+    `tensors` says what will come: name, shape (innermost first), type. `discard`, in a `finally` around it all, leaves nothing behind.
+    """
+
+    def __init__(self, path: Path, entries: list[bytes], tensors: list[tuple[str, tuple[int, ...], int]]) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        self._file: Any = None
+        self._left = [(name, tensor_size(shape, kind)) for name, shape, kind in reversed(tensors)]
+        table, offset = [], 0
+        for name, shape, kind in tensors:
+            key = name.encode()
+            dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+            table.append(struct.pack("<Q", len(key)) + key + dimensions + struct.pack("<IQ", kind, offset))
+            offset = _aligned(offset + tensor_size(shape, kind))
+        self._header = MAGIC + struct.pack("<IQQ", 3, len(tensors), len(entries)) + b"".join(entries) + b"".join(table)
+        self.size = _aligned(len(self._header)) + offset
+        """Bytes of the whole file."""
+
+    def open(self) -> None:
+        """Begin the file."""
+        self._file = self._temporary.open("wb")
+        self._file.write(self._header)
+        self._pad()
+
+    def append(self, data: bytes) -> None:
+        """Write the next bytes of the tensor whose turn it is."""
+        self._file.write(data)
+
+    def end_tensor(self) -> None:
+        """The tensor is complete: the next one follows."""
+        name, size = self._left.pop()
+        if self._file.tell() - self._start != size:
+            raise ValueError(f"{name}: {self._file.tell() - self._start} bytes do not fit its shape")
+        self._pad()
+
+    def commit(self) -> None:
+        """The file is complete: give it its name."""
+        if self._left:
+            raise ValueError(f"{self._left[-1][0]} was not written")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.replace(self.path)
+
+    def discard(self) -> None:
+        """Remove what was not committed."""
+        if self._file:
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _pad(self) -> None:
+        self._file.write(b"\0" * (_aligned(self._file.tell()) - self._file.tell()))
+        self._start = self._file.tell()
 
 
 def tensor_size(shape: tuple[int, ...], kind: int) -> int:

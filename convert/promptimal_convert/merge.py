@@ -1,73 +1,105 @@
-"""Merge a GGUF adapter into a GGUF base and quantize the result, one tensor at a time, in NumPy.
+"""A GGUF model, with a GGUF adapter added or without, in another quantization.
 
-promptimal-convert merge base.gguf adapter.gguf --type Q8_0 --out merged.gguf
+promptimal-convert merge base.gguf adapter.gguf --type q8_0 -o merged.gguf
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
 from gguf.constants import GGMLQuantizationType
-from gguf.quants import dequantize, quantize
+from gguf.quants import dequantize
 
-from promptimal_convert.gguf_file import TYPES, BadGGUF, Header, NewTensor, entry, read_header, read_tensor, write
+from promptimal_convert.gguf_file import TYPES, BadGGUF, Header, Tensor, read_header, read_tensor
+from promptimal_convert.library import NoLibrary
+from promptimal_convert.produce import Delta, Model, Target, Weight, produce
+from promptimal_convert.quantize import MODEL_TYPES, Shape
 
-QUANTIZATIONS = {"F16": 1, "Q8_0": 8, "Q5_1": 7, "Q5_0": 6, "Q4_1": 3, "Q4_0": 2}
-"""Types a merged model can be written in → their numbers, and the `general.file_type` numbers below."""
-_FILE_TYPES = {"F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
+QUANTIZATIONS = tuple(MODEL_TYPES)
+"""Types a model can be written in."""
+
+_LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 def merge(base: Path, adapter: Path | None, out: Path, quantization: str = "Q8_0") -> None:
-    """Write `base` with `adapter` added (W + alpha / r · B A, Hu et al. 2021) to `out`, its matrices in `quantization`.
+    """Write `base` with `adapter` added (W + alpha / r · B A, Hu et al. 2021) to `out`, in `quantization`.
 
-    Without an adapter the base is only quantized. The embedding and the vectors keep their bytes.
-    Raises BadGGUF where a file is damaged or the two do not fit.
+    Without an adapter the base is only quantized. Raises BadGGUF where a file is damaged, the two do not fit or llama.cpp is not
+    installed, OSError where the file cannot be written.
     """
+    try:
+        produce(open_gguf(base, adapter), [Target(out, quantization)])
+    except NoLibrary as error:
+        raise BadGGUF(str(error)) from error
+
+
+def open_gguf(base: Path, adapter: Path | None = None) -> Model:
+    """The model that a GGUF file and a GGUF adapter make together; the adapter's entries promptimal.* go along. Raises BadGGUF."""
     model = read_header(base)
+    kind = model.values.get("general.architecture")
+    if kind not in ("llama", "qwen2", "qwen3") or model.values.get("general.type", "model") != "model":
+        raise BadGGUF(f"{base}: only models of the architectures llama, qwen2 and qwen3 are supported, this is {kind!r}")
+    if deep := [name for name, tensor in model.tensors.items() if len(tensor.shape) > 2]:
+        raise BadGGUF(f"{base}: {deep[0]} is no matrix: models with experts are not supported")
     change = read_header(adapter) if adapter else None
     deltas = _deltas(change, model) if change else {}
-    kind = QUANTIZATIONS[quantization]
-
-    def new(name: str) -> NewTensor:
-        tensor = model.tensors[name]
-        matrix = len(tensor.shape) == 2 and tensor.shape[0] % TYPES[kind][1] == 0
-        if not matrix or name == "token_embd.weight" or (tensor.type == kind and name not in deltas):
-            return NewTensor(name, tensor.shape, tensor.type, lambda: read_tensor(model, name))
-
-        def data() -> bytes:
-            weights = array(model, name)
-            if name in deltas and change:
-                low, high = (array(change, f"{name}.lora_{part}") for part in "ab")
-                weights = weights + deltas[name] * (high @ low)
-            return bytes(quantize(weights, GGMLQuantizationType(kind)).tobytes())
-
-        return NewTensor(name, tensor.shape, kind, data)
-
     ours = {key: raw for key, raw in change.raw.items() if key.startswith("promptimal.")} if change else {}
     left_out = {"general.file_type", "general.alignment", *ours}
     entries = [raw for key, raw in model.raw.items() if key not in left_out]
-    entries.append(entry("general.file_type", _FILE_TYPES[quantization]))
-    entries += ours.values()
-    write(out, entries, [new(name) for name in model.tensors])
+    return Model(_shape(model), [*entries, *ours.values()], [_weight(model, name, deltas.get(name)) for name in model.tensors])
 
 
 def array(file: Header, name: str) -> np.ndarray:
     """A tensor as float32, of shape (outer, …, inner)."""
     tensor = file.tensors[name]
-    kind = GGMLQuantizationType(tensor.type)
-    raw = np.frombuffer(read_tensor(file, name), dtype=np.uint8)
-    rows = raw.reshape(*reversed(tensor.shape[1:]), -1)
-    if kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
-        kinds = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
-        return rows.view(kinds[kind]).astype(np.float32)
-    return np.asarray(dequantize(rows, kind), dtype=np.float32)
+    return _decoded(read_tensor(file, name), tensor.type).reshape(tuple(reversed(tensor.shape)))
 
 
-def _deltas(adapter: Header, base: Header) -> dict[str, np.float32]:
-    """The base tensors that an adapter changes → its scale, alpha / rank."""
+def _shape(model: Header) -> Shape:
+    kind = str(model.values.get("general.architecture"))
+    heads = model.values.get(f"{kind}.attention.head_count")
+    heads = heads if type(heads) is int and heads > 0 else 1
+    groups = model.values.get(f"{kind}.attention.head_count_kv", heads)
+    layers = 1 + max((int(match[1]) for name in model.tensors if (match := _LAYER.match(name))), default=0)
+    return Shape(kind, layers, heads, groups if type(groups) is int and groups > 0 else heads, "output.weight" not in model.tensors)
+
+
+def _weight(model: Header, name: str, delta: Delta | None) -> Weight:
+    tensor = model.tensors[name]
+    shape = tuple(reversed(tensor.shape))
+    kind, _, _ = TYPES[tensor.type]
+    row = tensor.size // shape[0]
+
+    def raw(start: int, stop: int) -> bytes:
+        if len(shape) == 1 and row * shape[0] != tensor.size:
+            raise BadGGUF(f"{model.path}: {name} is a vector in blocks")
+        with model.path.open("rb") as file:
+            file.seek(tensor.offset + start * row)
+            data = file.read((stop - start) * row)
+        if len(data) != (stop - start) * row:
+            raise BadGGUF(f"{model.path} is cut off in {name}")
+        return data
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return _decoded(raw(start, stop), tensor.type).reshape(stop - start, *shape[1:])
+
+    return Weight(name, shape, read, delta, 0, kind, raw)
+
+
+def _decoded(raw: bytes, kind: int) -> np.ndarray:
+    """Stored values as float32, flat."""
+    data = np.frombuffer(raw, np.uint8)
+    if TYPES[kind][0] in ("F32", "F16"):
+        return data.view(np.float32 if TYPES[kind][0] == "F32" else np.float16).astype(np.float32)
+    return np.asarray(dequantize(data, GGMLQuantizationType(kind)), dtype=np.float32)
+
+
+def _deltas(adapter: Header, base: Header) -> dict[str, Delta]:
+    """The base tensors that an adapter changes → their changes."""
     if adapter.values.get("adapter.type") != "lora":
         raise BadGGUF(f"{adapter.path} is no LoRA adapter")
     alpha = adapter.need("adapter.lora.alpha", float)
-    scales: dict[str, np.float32] = {}
+    deltas: dict[str, Delta] = {}
     for name, low in adapter.tensors.items():
         target, _, part = name.rpartition(".lora_")
         if part != "a":
@@ -78,9 +110,15 @@ def _deltas(adapter: Header, base: Header) -> dict[str, np.float32]:
             raise BadGGUF(f"{adapter.path}: {name} has no counterpart in {base.path}")
         if (low.shape[0], high.shape[1]) != whole.shape or low.shape[1] != high.shape[0]:
             raise BadGGUF(f"{adapter.path}: {name} does not fit {base.path}")
-        if target == "token_embd.weight" or whole.shape[0] % 32:
+        if target == "token_embd.weight":
             raise BadGGUF(f"{adapter.path}: a change of {target} cannot be merged")
-        scales[target] = np.float32(alpha / low.shape[1])
-    if not scales:
+        deltas[target] = _delta(adapter, target, whole, float(np.float32(alpha / low.shape[1])))
+    if not deltas:
         raise BadGGUF(f"{adapter.path} changes nothing")
-    return scales
+    return deltas
+
+
+def _delta(adapter: Header, target: str, whole: Tensor, scale: float) -> Delta:
+    inner, outer = whole.shape
+    left, right = f"{target}.lora_b", f"{target}.lora_a"
+    return Delta((outer, inner), lambda start, stop: array(adapter, left)[start:stop], lambda: array(adapter, right), scale)

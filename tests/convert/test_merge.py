@@ -75,7 +75,11 @@ def test_the_rotary_rows_are_reordered_as_llama_cpp_wants_them() -> None:
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path, base: Path, adapter: Path) -> None:
-    weights = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": np.zeros((RANK, INNER + 1), np.float32)}
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    weights = {
+        f"{name}.lora_A.weight": np.zeros((RANK, INNER + 1), np.float32),
+        f"{name}.lora_B.weight": np.zeros((OUTER, RANK), np.float32),
+    }
     save_file(weights, adapter / "adapter_model.safetensors")
     with pytest.raises(BadAdapter, match="does not fit"):
         convert(adapter, base, tmp_path / "a.gguf")

@@ -3,8 +3,8 @@
     promptimal-train finetune --recipe smollm2-135m --out runs/mine
 
 Where the pairs have lists of asks, a linear layer on the last hidden state of the prompt is trained along with the adapter: it rates each of
-the asks (see `head`). Writes into the output directory: `adapter_model.safetensors` and `adapter_config.json` (PEFT's format), `asks.safetensors`
-(the layer and its sentences), `card.json` (what it was made from and how it scored), `log.jsonl` (a line an update) and, while running,
+the asks (see `head`). Writes into the output directory: `adapter_model.safetensors` and `adapter_config.json` (PEFT's format), `asks.txt` and
+`asks.safetensors` (the sentences and the layer), `card.json` (what it was made from and how it scored), `log.jsonl` (a line an update) and, while running,
 `checkpoint.pt`; the same command goes on from there.
 """
 
@@ -244,7 +244,7 @@ def finetune(recipe: Recipe, data: Path, out: Path, *, limit: int | None = None)
     model.save_pretrained(out)
     (out / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours is card.json
     if asks:
-        asks.save(out / "asks.safetensors")
+        asks.save(out)
     pairs_file.write_lines(out / "log.jsonl", progress.log)
     card = {
         "base": base.name,

@@ -52,10 +52,10 @@ class Head(torch.nn.Module):
         device = states.device
         return torch.nn.functional.binary_cross_entropy_with_logits(self(states), wanted.to(device), weights.to(device), reduction="sum")
 
-    def save(self, path: Path) -> None:
-        """Write weights, and the sentences as metadata, in the safetensors format."""
-        metadata = {f"{number:05}": sentence for number, sentence in enumerate(self.sentences)}
-        save_file({"weight": self.weight.data.contiguous(), "bias": self.bias.data.contiguous()}, path, metadata)
+    def save(self, directory: Path) -> None:
+        """Write the sentences, one a line, and the weights."""
+        (directory / "asks.txt").write_text("\n".join(self.sentences) + "\n", encoding="utf-8")
+        save_file({"weight": self.weight.data.contiguous(), "bias": self.bias.data.contiguous()}, directory / "asks.safetensors")
 
 
 def make(pairs: Iterable[Pair], size: int) -> Head | None:
