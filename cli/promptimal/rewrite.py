@@ -23,8 +23,12 @@ _MAX_VIEW_TOKENS = 400
 SHORTLIST = 8
 """Asks that are looked at for a prompt: the surest."""
 
-ALONE, SECOND = 0.3, 0.3
-"""How sure an ask must be to be added, as the first one and as a second one: set by readers' verdicts, see trainer/LOG.md."""
+SURE, SURE_OF_SECOND, SURE_WITHOUT_ROOM = 0.28, 0.4, 0.6
+"""How sure an ask must be to be added: as the first one, as a second one, and where a prompt leaves little room; set by readers' verdicts on the
+development set, see trainer/LOG.md."""
+
+_ROOM = 600
+"""Characters of a request; a longer one says most of what its author wants."""
 
 
 class _Choice(NamedTuple):
@@ -51,12 +55,14 @@ class Rewrite:
 
 
 class Reading(NamedTuple):
-    """A prompt as a model gets to see it: its `view`, its tidied form, and whether the model may put it in other words."""
+    """A prompt as a model gets to see it: its `view`, its tidied form, whether the model may put it in other words, and whether it leaves room for
+    asks: work on something handed over mostly wants the work alone, a long request has said it, and one of two words may mean anything."""
 
     prompt: str
     view: str
     tidied: str
     may_be_reworded: bool
+    leaves_room: bool
 
 
 def read(prompt: str) -> Reading | Rewrite:
@@ -66,7 +72,8 @@ def read(prompt: str) -> Reading | Rewrite:
     if not view or not is_english(view) or forbids_asks(view):
         typed = chat.trim(prompt)
         return Rewrite(prompt, typed, typed)
-    return Reading(prompt, view, chat.tidy(prompt), _may_be_reworded(prompt, segments))
+    leaves_room = not any(map(passage.is_material, segments)) and len(view) <= _ROOM and len(view.split()) > 2
+    return Reading(prompt, view, chat.tidy(prompt), _may_be_reworded(prompt, segments), leaves_room)
 
 
 class Rewriter:
@@ -156,8 +163,9 @@ class Chooser(Rewriter):
         if show:
             show(request.rstrip())
         choices = self._choices(state, reading.view)
-        asks = _combined(choices, reading.view)
-        if not choices or choices[0].sure < ALONE:
+        first, second = (SURE, SURE_OF_SECOND) if reading.leaves_room else (SURE_WITHOUT_ROOM, SURE_WITHOUT_ROOM)
+        asks = _combined(choices, reading.view, second)
+        if not choices or choices[0].sure < first:
             asks.insert(0, ())
 
         def made(chosen: tuple[_Choice, ...]) -> Rewrite:
@@ -197,13 +205,13 @@ class Chooser(Rewriter):
         return len(self.engine.tokenize(" " + word)) == 1
 
 
-def _combined(choices: list[_Choice], view: str) -> list[tuple[_Choice, ...]]:
-    """What may be added, best first: two asks that are sure enough and say different things, else one."""
+def _combined(choices: list[_Choice], view: str, sure: float) -> list[tuple[_Choice, ...]]:
+    """What may be added, best first: two asks that are both that `sure` and say different things, else one."""
     pairs = sorted(combinations(range(len(choices)), 2), key=sum)  # by rank, so that a drawn order counts as well
     two = [
         (choices[i], choices[j])
         for i, j in pairs
-        if min(choices[i].sure, choices[j].sure) >= SECOND and not is_redundant(choices[j].ask, f"{view} {choices[i].ask}")
+        if min(choices[i].sure, choices[j].sure) >= sure and not is_redundant(choices[j].ask, f"{view} {choices[i].ask}")
     ]
     return [*two, *((choice,) for choice in choices)]
 
