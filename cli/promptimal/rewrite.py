@@ -23,7 +23,7 @@ _MAX_VIEW_TOKENS = 400
 SHORTLIST = 8
 """Asks that are looked at for a prompt: the surest."""
 
-SURE, SURE_OF_SECOND, SURE_WITHOUT_ROOM = 0.28, 0.4, 0.6
+SURE, SURE_OF_SECOND, SURE_WITHOUT_ROOM = 0.35, 0.45, 0.65
 """How sure an ask must be to be added: as the first one, as a second one, and where a prompt leaves little room; set by readers' verdicts on the
 development set, see trainer/LOG.md."""
 
