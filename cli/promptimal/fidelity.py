@@ -196,7 +196,7 @@ def _compare(kind: str, given: list[Item], made: list[Item], rewrite: str, reque
         yield Fault("new", kind, item.text, item.start, item.end)
 
 
-_INSERTABLE = frozenset("a an the to of in on for from with is are do does did me my and i it there you".split())
+_INSERTABLE = frozenset("a an the to of in on for my".split())
 _FILLER = frozenset("pls plz please hey hi hello yo thx thanks thank lol ok okay um uh so well just can could you u tell me help".split())
 _TOKEN = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*|[.?!;](?=\s)", re.U)
 
@@ -217,12 +217,19 @@ def _unaligned(request: str, own: str, known: Callable[[str], bool] | None) -> F
         )
         if step:
             i, j = step
-        elif (small := word.lower()) in _INSERTABLE or (i == 0 and (small in _SCAFFOLD or small in _FUNCTION)):
+        elif (small := word.lower()) in _INSERTABLE or (i == 0 and _may_lead(small, after[j - 1][0].lower() if j else "")):
             j += 1
         else:
             return Fault("new", "wording", word, *after[j].span())
+    if own.count(",") + own.count(":") > request.count(",") + request.count(":"):
+        return Fault("new", "wording", ",", own.rfind(","), own.rfind(",") + 1)
     left = [m for m in before[i:] if not _may_go(m[0])]
     return Fault("missing", "wording", left[0][0], *left[0].span()) if left else None
+
+
+def _may_lead(word: str, last: str) -> bool:
+    """Whether a word may stand before the request to make it a sentence; "I" only in a question, as in "How do I"."""
+    return (word in _SCAFFOLD or word in _FUNCTION) and (word not in ("i", "we") or last in ("do", "should", "can", "could"))
 
 
 def _may_go(word: str) -> bool:
@@ -241,6 +248,8 @@ def _same(
         or _is_mended(before[i][0], after[j][0], known)
     ):
         return 1, 1
+    if (mine, its) == ("to", "do") and j + 1 < len(after) and after[j + 1][0] == "I":  # "how to …", "How do I …?"
+        return 1, 2
     if i + 1 < len(before) and mine + _letters(before[i + 1][0]) == its:
         return 2, 1
     if j + 1 < len(after) and mine == its + _letters(after[j + 1][0]):

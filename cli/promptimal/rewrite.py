@@ -56,13 +56,15 @@ class Rewrite:
 
 class Reading(NamedTuple):
     """A prompt as a model gets to see it: its `view`, its tidied form, whether the model may put it in other words, and whether it leaves room for
-    asks: work on something handed over mostly wants the work alone, a long request has said it, and one of two words may mean anything."""
+    asks: work on something handed over mostly wants the work alone, a long or narrow request has said it, and one of two words may mean anything.
+    A `look_up` asks for a fact: one ask is enough for it."""
 
     prompt: str
     view: str
     tidied: str
     may_be_reworded: bool
     leaves_room: bool
+    look_up: bool
 
 
 def read(prompt: str) -> Reading | Rewrite:
@@ -72,8 +74,9 @@ def read(prompt: str) -> Reading | Rewrite:
     if not view or not is_english(view) or forbids_asks(view):
         typed = chat.trim(prompt)
         return Rewrite(prompt, typed, typed)
-    leaves_room = not any(map(passage.is_material, segments)) and len(view) <= _ROOM and len(view.split()) > 2
-    return Reading(prompt, view, chat.tidy(prompt), _may_be_reworded(prompt, segments), leaves_room)
+    leaves_room = not any(map(passage.is_material, segments)) and len(view) <= _ROOM and len(view.split()) > 2 and not _NARROW.search(view)
+    look_up = bool(_LOOK_UP.match(view)) and len(view.split()) <= _LONGEST_LOOK_UP
+    return Reading(prompt, view, chat.tidy(prompt), _may_be_reworded(prompt, segments), leaves_room, look_up)
 
 
 class Rewriter:
@@ -163,9 +166,9 @@ class Chooser(Rewriter):
         if show:
             show(request.rstrip())
         choices = self._choices(state, reading.view)
-        first, second = (SURE, SURE_OF_SECOND) if reading.leaves_room else (SURE_WITHOUT_ROOM, SURE_WITHOUT_ROOM)
-        asks = _combined(choices, reading.view, second)
-        if not choices or choices[0].sure < first:
+        two = reading.leaves_room and not reading.look_up
+        asks = [*(_pairs(choices, reading.view) if two else ()), *((choice,) for choice in choices)]
+        if not choices or choices[0].sure < (SURE if reading.leaves_room else SURE_WITHOUT_ROOM):
             asks.insert(0, ())
 
         def made(chosen: tuple[_Choice, ...]) -> Rewrite:
@@ -205,15 +208,16 @@ class Chooser(Rewriter):
         return len(self.engine.tokenize(" " + word)) == 1
 
 
-def _combined(choices: list[_Choice], view: str, sure: float) -> list[tuple[_Choice, ...]]:
-    """What may be added, best first: two asks that are both that `sure` and say different things, else one."""
+def _pairs(choices: list[_Choice], view: str) -> list[tuple[_Choice, ...]]:
+    """Two asks at a time that are both sure and say different things, best first."""
     pairs = sorted(combinations(range(len(choices)), 2), key=sum)  # by rank, so that a drawn order counts as well
-    two = [
+    return [
         (choices[i], choices[j])
         for i, j in pairs
-        if min(choices[i].sure, choices[j].sure) >= sure and not is_redundant(choices[j].ask, f"{view} {choices[i].ask}")
+        if min(choices[i].sure, choices[j].sure) >= SURE_OF_SECOND
+        and choices[i].ask.split()[:3] != choices[j].ask.split()[:3]
+        and not is_redundant(choices[j].ask, f"{view} {choices[i].ask}")
     ]
-    return [*two, *((choice,) for choice in choices)]
 
 
 def _may_be_reworded(prompt: str, segments: tuple[passage.Segment, ...]) -> bool:
@@ -227,6 +231,22 @@ def _may_be_reworded(prompt: str, segments: tuple[passage.Segment, ...]) -> bool
     )
 
 
+_LONGEST_LOOK_UP = 30  # words
+_LOOK_UP = re.compile(
+    r"(?:so |ok |hey |hi |please |pls |can you |could you |tell me |do you know |any idea )*(?:who|when|where|which|whose|whens|whos|wheres|in (?:what|which)|on (?:what|which)"
+    r"|what(?:['’]?s| is| was| are| were)? (?:the )?(?:name|year|date|day|time|capital|population|height|length|distance|speed|record|longest|largest|biggest|smallest|tallest|fastest"
+    r"|oldest|first|last|most|highest|deepest|official|currency|colou?r|symbol|original|real|language|country|city|animal|film|song|book)"
+    r"|how (?:many|much|long|far|old|tall|high|deep|fast|big|heavy|often|hot|cold)|(?:is|was|are|were|did|does|do|has|have) (?:it true|the|any|there|[a-z]+ (?:really|ever|rly))"
+    r"|name the|true or false)\b",
+    re.I,
+)
+_NARROW = re.compile(
+    r"\b(?:short|brief|briefly|concise|concisely|quick answer|quickly)\b(?! (?:story|stories|film|films|break|walk|trip|run|notice))"
+    r"|\b(?:a|one|two|three|four|five|\d+)(?: or (?:two|three))? (?:short )?(?:lines?|sentences?|words?|bars|bullets?|paragraphs?)\b"
+    r"|\b(?:headings?|code|list|answer|names?|text|result) only\b|\bonly (?:the )?(?:headings?|code|list|answer|names?|text|result)\b|\bno (?:code|prose|intro)\b"
+    r"|\b(?:don['’]?t|do not) (?:say|give me|tell me)\b",
+    re.I,
+)
 _FIXED_FORM = re.compile(
     r"\b(?:answer|reply|respond|say)\b[^.\n]{0,30}\b(?:only|just|nothing but|yes or no|one word|a single word)\b(?! (?:one|two|three|if|when))"
     r"|\b(?:just|only) (?:answer|reply|respond|say|print|output|return|give(?: me)? the|tell me (?:yes|which|the)|the (?:answer|number|name|result|word|code|letter))\b"

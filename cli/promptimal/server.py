@@ -3,6 +3,7 @@
 Many prompts go out at once; a server that is busy or hiccups is asked again. The key is read from the environment and never printed.
 """
 
+import http.client
 import json
 import time
 import urllib.error
@@ -108,7 +109,7 @@ class ServerRewriter:
                 if error.code not in (408, 409, 429) and error.code < 500:
                     raise BadModel(problem) from None
                 wait = _seconds(error.headers.get("Retry-After")) or wait
-            except (OSError, ValueError) as error:  # unreachable, cut off, or no JSON
+            except (OSError, ValueError, http.client.HTTPException) as error:  # unreachable, cut off, or no JSON
                 problem = f"cannot reach {self.base}: {getattr(error, 'reason', None) or error}"
             if attempt < TRIES:
                 time.sleep(min(wait, LONGEST_WAIT))

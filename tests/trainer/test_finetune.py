@@ -92,7 +92,7 @@ def test_the_converted_adapter_scores_as_the_trained_one(trained, data, tmp_path
     card = json.loads((trained / "card.json").read_text())
     assert len(bank.sentences) == card["asks"]
     assert found["words"] == pytest.approx(card["held_out"][-1]["words"], abs=0.03)
-    assert found["first_helps"] == pytest.approx(card["held_out"][-1]["first_helps"], abs=1.5 / len(held))
+    assert found["first_helps"] == pytest.approx(card["held_out"][-1]["first_helps"], abs=1.01 / len(held))
     done = subprocess.run(
         [BIN / "promptimal", "--model", tmp_path / "m.gguf", "why do cats purr"], capture_output=True, stdin=subprocess.DEVNULL
     )

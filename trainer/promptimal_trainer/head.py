@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from promptimal_trainer.pairs import Pair
 
 LEAST = 8
-"""Pairs that must list a sentence for it to be learnt."""
+"""Pairs that must list a sentence for it to be learnt; of a set of less than 800 pairs one in a hundred."""
 
 _WEIGHT_OF_BEST = 1.5
 _WEIGHT_OF_MISFIT = 3.0
@@ -62,7 +62,8 @@ def make(pairs: Iterable[Pair], size: int) -> Head | None:
     """A new head for the asks that these pairs list, or None where they list none often enough."""
     rated = [pair for pair in pairs if pair.asks is not None]
     counts = Counter(ask for pair in rated for ask in pair.asks or ())
-    sentences = sorted(ask for ask, count in counts.items() if count >= LEAST)
+    least = min(LEAST, max(1, len(rated) // 100))
+    sentences = sorted(ask for ask, count in counts.items() if count >= least)
     return Head(sentences, [counts[s] / len(rated) for s in sentences], size) if sentences else None
 
 

@@ -37,7 +37,7 @@ def test_copy_save_diff_and_why_work_on_the_suggestion(session, tmp_path):
     give(session, "/save /no/such/place", "cannot write /no/such/place: No such file or directory")
     assert [p.name for p in tmp_path.iterdir() if "out" in p.name] == ["out.txt"]
     give(session, "/diff", "[-why-]{+Why+} do cats purr even when they are hurt{+?+} {+")
-    give(session, "/why", "request in your own words", "sure that it helps)", "check ")
+    give(session, "/why", "request in your own words", "that the first helps", "check ")
 
 
 def test_retry_and_n_make_other_and_more_suggestions(session):
