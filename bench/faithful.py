@@ -31,7 +31,8 @@ def prompts() -> list[str]:
     """Every prompt of the project's data, some with something pasted below."""
     data = pairs.DEFAULT.parent
     own = [str(r["prompt"]) for name in ("evaluation.jsonl", "development.jsonl", "pairs.jsonl") for _, r in pairs.read_lines(data / name)]
-    return own + [f"{prompt}\n\n{BLOCKS[i % len(BLOCKS)]}" for i, prompt in enumerate(own[::10])]
+    pasted = (f"{prompt}\n\n{BLOCKS[i % len(BLOCKS)]}" for i, prompt in enumerate(own[::10]))
+    return [text for i, prompt in enumerate(own) for text in ((next(pasted), prompt) if i % 10 == 0 else (prompt,))]
 
 
 def problems(rewrite: Rewrite, bank: frozenset[str]) -> list[str]:

@@ -56,15 +56,14 @@ class Rewrite:
 
 class Reading(NamedTuple):
     """A prompt as a model gets to see it: its `view`, its tidied form, whether the model may put it in other words, and whether it leaves room for
-    asks: work on something handed over mostly wants the work alone, a long or narrow request has said it, and one of two words may mean anything.
-    A `look_up` asks for a fact: one ask is enough for it."""
+    asks: work on something handed over mostly wants the work alone, a look-up the fact; a long or narrow request has said it, and one of two words may
+    mean anything."""
 
     prompt: str
     view: str
     tidied: str
     may_be_reworded: bool
     leaves_room: bool
-    look_up: bool
 
 
 def read(prompt: str) -> Reading | Rewrite:
@@ -74,9 +73,7 @@ def read(prompt: str) -> Reading | Rewrite:
     if not view or not is_english(view) or forbids_asks(view):
         typed = chat.trim(prompt)
         return Rewrite(prompt, typed, typed)
-    leaves_room = not any(map(passage.is_material, segments)) and len(view) <= _ROOM and len(view.split()) > 2 and not _NARROW.search(view)
-    look_up = bool(_LOOK_UP.match(view)) and len(view.split()) <= _LONGEST_LOOK_UP
-    return Reading(prompt, view, chat.tidy(prompt), _may_be_reworded(prompt, segments), leaves_room, look_up)
+    return Reading(prompt, view, chat.tidy(prompt), _may_be_reworded(prompt, segments), _leaves_room(view, segments))
 
 
 class Rewriter:
@@ -166,8 +163,7 @@ class Chooser(Rewriter):
         if show:
             show(request.rstrip())
         choices = self._choices(state, reading.view)
-        two = reading.leaves_room and not reading.look_up
-        asks = [*(_pairs(choices, reading.view) if two else ()), *((choice,) for choice in choices)]
+        asks = [*(_pairs(choices, reading.view) if reading.leaves_room else ()), *((choice,) for choice in choices)]
         if not choices or choices[0].sure < (SURE if reading.leaves_room else SURE_WITHOUT_ROOM):
             asks.insert(0, ())
 
@@ -218,6 +214,12 @@ def _pairs(choices: list[_Choice], view: str) -> list[tuple[_Choice, ...]]:
         and choices[i].ask.split()[:3] != choices[j].ask.split()[:3]
         and not is_redundant(choices[j].ask, f"{view} {choices[i].ask}")
     ]
+
+
+def _leaves_room(view: str, segments: tuple[passage.Segment, ...]) -> bool:
+    words = len(view.split())
+    look_up = words <= _LONGEST_LOOK_UP and _LOOK_UP.match(view)
+    return not (any(map(passage.is_material, segments)) or len(view) > _ROOM or words <= 2 or look_up or _NARROW.search(view))
 
 
 def _may_be_reworded(prompt: str, segments: tuple[passage.Segment, ...]) -> bool:
