@@ -115,7 +115,7 @@ def check(request: str, rewrite: str, *, known: Callable[[str], bool] | None = N
     return sorted(set(faults), key=lambda f: (f.problem, f.start))
 
 
-_MOST_WORDS_OF_ASKS = 45
+MOST_WORDS_OF_ASKS = 45
 _DEMAND = frozenset(
     """acknowledge add adapt address answer appeal ask avoid back balance base be begin break build capture check choose cite clear compare consider cover define describe discuss distinguish
     end ensure explain fill find focus follow give go grade ground group handle highlight identify illustrate include indicate judge keep lay lead let list make mark measure mention mix name note offer
@@ -127,8 +127,8 @@ _DEMAND = frozenset(
 def check_asks(asks: str, request: str) -> list[str]:
     """What is wrong with asks that a model wrote itself for `request`, in words: they may demand, and bring in nothing."""
     faults = []
-    if len(asks.split()) > _MOST_WORDS_OF_ASKS:
-        faults.append(f"asks of more than {_MOST_WORDS_OF_ASKS} words")
+    if len(asks.split()) > MOST_WORDS_OF_ASKS:
+        faults.append(f"asks of more than {MOST_WORDS_OF_ASKS} words")
     if "?" in asks or not asks.endswith((".", "!")):
         faults.append("asks that are no whole sentences")
     sentences = re.split(r"(?<=[.!]) +", asks)

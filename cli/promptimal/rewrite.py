@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations, islice
 from math import log
 from typing import Any, NamedTuple
 
@@ -163,16 +163,16 @@ class Chooser(Rewriter):
         if show:
             show(request.rstrip())
         choices = self._choices(state, reading.view)
-        asks = [*(_pairs(choices, reading.view) if reading.leaves_room else ()), *((choice,) for choice in choices)]
-        if not choices or choices[0].sure < (SURE if reading.leaves_room else SURE_WITHOUT_ROOM):
-            asks.insert(0, ())
+        nothing = not choices or choices[0].sure < (SURE if reading.leaves_room else SURE_WITHOUT_ROOM)
+        pairs = _pairs(choices, reading.view) if reading.leaves_room else iter(())
+        asks: Iterator[tuple[_Choice, ...]] = chain([()] if nothing else [], pairs, ((choice,) for choice in choices))
 
         def made(chosen: tuple[_Choice, ...]) -> Rewrite:
             texts = tuple(choice.ask for choice in chosen)
             score = chosen[0].sure if chosen else 0.0
             return Rewrite(prompt, chat.join(request, " ".join(texts)), request, texts, score, request == reading.tidied, faults)
 
-        return [made(chosen) for chosen in asks[:n]]
+        return [made(chosen) for chosen in islice(asks, n)]
 
     def _choices(self, state: Any, view: str) -> list[_Choice]:
         """The surest asks, best first; with a seed, in an order drawn by their odds."""
@@ -204,16 +204,16 @@ class Chooser(Rewriter):
         return len(self.engine.tokenize(" " + word)) == 1
 
 
-def _pairs(choices: list[_Choice], view: str) -> list[tuple[_Choice, ...]]:
-    """Two asks at a time that are both sure and say different things, best first."""
+def _pairs(choices: list[_Choice], view: str) -> Iterator[tuple[_Choice, ...]]:
+    """Two asks at a time that are both sure and say different things, best first; looked for only as far as they are wanted."""
     pairs = sorted(combinations(range(len(choices)), 2), key=sum)  # by rank, so that a drawn order counts as well
-    return [
+    return (
         (choices[i], choices[j])
         for i, j in pairs
         if min(choices[i].sure, choices[j].sure) >= SURE_OF_SECOND
         and choices[i].ask.split()[:3] != choices[j].ask.split()[:3]
         and not is_redundant(choices[j].ask, f"{view} {choices[i].ask}")
-    ]
+    )
 
 
 def _leaves_room(view: str, segments: tuple[passage.Segment, ...]) -> bool:

@@ -72,7 +72,13 @@ class Writer(Rewriter):
             before, after = engine.chat(messages(_PLACE)).split(_PLACE)
         self._before = engine.tokenize(before, special=True)
         self._after = engine.tokenize(after, special=True)
-        self._instruction: Kept | None = None
+        self._instruction: Kept = engine.one(self._read_instruction)
+
+    def _read_instruction(self, sequences: Sequences) -> Generator[list[Feed], Any, Kept]:
+        """Read the instruction once, for every prompt to share."""
+        first = sequences.open()
+        yield [Feed(first, self._before)]
+        return sequences.keep(first)
 
     def _task(
         self, sequences: Sequences, prompt: str, n: int, show: Callable[[str], None] | None = None
@@ -80,10 +86,6 @@ class Writer(Rewriter):
         reading = read_prompt(prompt)
         if isinstance(reading, Rewrite):
             return [reading]
-        if self._instruction is None:  # read once, then shared by every prompt
-            first = sequences.open()
-            yield [Feed(first, self._before)]
-            self._instruction = sequences.keep(first)
         root = sequences.borrow(self._instruction)
         rows = yield [Feed(root, [*self.view_tokens(reading.view), *self._after])]
         answers = yield from self._answers(sequences, root, rows[0][-1], n, 2 * len(reading.view) + 300)

@@ -16,7 +16,6 @@ KINDS = (
     "fact", "why", "explain", "howto", "maths", "choice", "code", "debug", "compare", "message", "creative", "essay", "text", "ideas",
     "plan", "advice", "opinion", "other",
 )  # fmt: skip
-MOST_WORDS_OF_ASKS = 45
 NEAR = 0.8
 """Share of their words that two prompts have in common, from which on they are the same."""
 _SHARE = (0.02, 0.15)  # of a kind among all pairs
@@ -60,8 +59,8 @@ def _pair_faults(pair: Pair) -> Iterator[str]:
     if pair.category not in KINDS:
         yield f"unknown kind {pair.category!r}"
     parts = chat.take_apart(pair.prompt, pair.improved)
-    if len(parts.asks.split()) > MOST_WORDS_OF_ASKS:
-        yield f"asks of {len(parts.asks.split())} words, at most {MOST_WORDS_OF_ASKS}"
+    if len(parts.asks.split()) > fidelity.MOST_WORDS_OF_ASKS:
+        yield f"asks of {len(parts.asks.split())} words, at most {fidelity.MOST_WORDS_OF_ASKS}"
     for segment in passage.split(pair.prompt.strip()):
         if passage.is_material(segment) and segment.text.strip() not in pair.improved:
             yield f"material is not kept: {segment.text.strip()[:60]!r}"
