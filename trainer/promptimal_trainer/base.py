@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from promptimal_convert.gguf_file import read_header
 from promptimal_trainer.pairs import sha256
 
 
@@ -53,7 +55,11 @@ def load_tokenizer(name: str) -> Any:
     path = find_gguf(name)
     if path is None:
         return AutoTokenizer.from_pretrained(name)
-    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    if read_header(path).values.get("tokenizer.ggml.pre") == "smollm":
+        # transformers takes every GGUF's vocabulary for GPT-2's and loses the rule that a digit stands alone.
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    return tokenizer
 
 
 def find_gguf(name: str) -> Path | None:
