@@ -1,12 +1,13 @@
-"""A model as it stands on the hub: a folder with config.json and weights in safetensors or old .bin shards, or its name in the local cache.
+"""A model as it stands on the hub: a folder with config.json and weights in safetensors or old .bin shards, or its name there.
 
 Only the headers are read; rows of a weight come from the file when they are asked for, so a model of any size costs no memory. Every
-length is checked against the file before it is believed. Nothing is downloaded and no pickle is executed.
+length is checked against the file before it is believed. No pickle is executed, and only a name is looked for on the network.
 """
 
+import contextlib
 import json
-import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -59,11 +60,11 @@ class Checkpoint:
 
 
 def open_checkpoint(base: str) -> Checkpoint:
-    """Open the folder `base`, or the model of that name in the Hugging Face cache. Raises BadCheckpoint, OSError."""
+    """Open the folder `base`, or the model of that name on the hub. Raises BadCheckpoint, OSError."""
     path = Path(base).expanduser()
     name = path.resolve().name
     if not path.is_dir():
-        path, name = _in_cache(base), base.rpartition("/")[2]
+        path, name = _from_hub(base), base.rpartition("/")[2]
     config = read_json(path / "config.json")
     if config.get("quantization_config"):
         raise BadCheckpoint(f"{path}: its weights are quantized already: convert the model that it was made from")
@@ -110,17 +111,28 @@ def checked(shard: Path, name: str, dtype: str, shape: Any, offset: int, end: in
     return Stored(shard, name, dtype, tuple(shape), offset)
 
 
-def _in_cache(name: str) -> Path:
-    """The folder of a model that was downloaded before; nothing is downloaded here."""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+def _from_hub(name: str) -> Path:
+    """The folder of a model that was downloaded before, or else is now: what converting needs, safetensors if there are any."""
     if not _HUB_NAME.fullmatch(name):
         raise BadCheckpoint(f"no model at {name}: give a folder with config.json, a GGUF file, or a name such as org/model")
     try:
-        folder = cache / f"models--{name.replace('/', '--')}"
-        return folder / "snapshots" / (folder / "refs/main").read_text().strip()
-    except OSError:
-        raise BadCheckpoint(f"{name} is neither a folder nor in {cache}: download it first (hf download {name})") from None
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise BadCheckpoint(f"{name} is no folder; to take it from the hub: pip install huggingface_hub") from None
+
+    def fetch(weights: str, **more: Any) -> Path:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "tokenizer.model", weights], ignore_patterns=["*/*"], **more))
+
+    try:
+        with contextlib.suppress(LocalEntryNotFoundError):
+            return fetch("*.safetensors", local_files_only=True)
+        print(f"{name} is not in the local cache: downloading it", file=sys.stderr)
+        folder = fetch("*.safetensors")
+        return folder if any(folder.glob("*.safetensors")) else fetch("pytorch_model*.bin")
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise BadCheckpoint(f"cannot get {name} from the hub: {why}") from error
 
 
 def _shards(path: Path) -> list[tuple[Path, set[str]]]:

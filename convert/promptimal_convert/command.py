@@ -49,7 +49,7 @@ def _parser(one_pass: bool) -> argparse.ArgumentParser:
         epilog="exit codes: 0 done, 1 it could not, 2 wrong usage, 3 (verify) the models differ, 130 interrupted",
     )
     if one_pass:
-        parser.add_argument("base", help="folder with config.json and weights, its name in the Hugging Face cache, or a GGUF")
+        parser.add_argument("base", help="folder with config.json and weights, its name on the hub, or a GGUF")
         parser.add_argument(
             "adapter", type=Path, nargs="?", help="directory with a PEFT LoRA adapter; without it the base is converted alone"
         )
@@ -76,7 +76,7 @@ def _parser(one_pass: bool) -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect)
     verify = commands.add_parser("verify", help="compare converted models with their source: perplexity, KL divergence, a table")
     verify.add_argument("files", type=Path, nargs="+", metavar="file", help="GGUF models made from the source")
-    verify.add_argument("--source", required=True, help="the base they were made from: folder, name in the Hugging Face cache, or GGUF")
+    verify.add_argument("--source", required=True, help="the base they were made from: folder, name on the hub, or GGUF")
     verify.add_argument("--adapter", type=Path, help="the adapter they were made with")
     verify.add_argument("--text", type=Path, help="a file of prompts, one a line, instead of those built in")
     verify.set_defaults(run=_verify)
