@@ -63,19 +63,30 @@ def main() -> int:
 
 
 def _add_evaluate(commands: Any) -> None:
-    evaluate = commands.add_parser("evaluate", help="measure a run: loss, fidelity, the answers' gain, wins, and what a search would have given")
+    evaluate = commands.add_parser(
+        "evaluate", help="measure a run: loss, fidelity, the answers' gain, wins, and what a search would have given"
+    )
     evaluate.add_argument("run", type=Path, help="a run's directory, or a GGUF model")
     evaluate.add_argument(
-        "--questions", action="append", metavar="SOURCE", help="such as mmlu:FOLDER or own:FILE, more than once if need be (default: the project's)"
+        "--questions",
+        action="append",
+        metavar="SOURCE",
+        help="such as mmlu:FOLDER or own:FILE, more than once if need be (default: the project's)",
     )
     evaluate.add_argument("--limit", type=int, metavar="N", help="take N questions of each source, drawn at random but always the same")
     evaluate.add_argument("--data", type=Path, default=pairs.DEFAULT, metavar="FILE", help="pairs whose held-out part is scored")
-    for name, does in (("answerer", "answers the prompts"), ("judge", "compares prompts blind"), ("optimizer", "writes instructions in --opro")):
+    for name, does in (
+        ("answerer", "answers the prompts"),
+        ("judge", "compares prompts blind"),
+        ("optimizer", "writes instructions in --opro"),
+    ):
         default = " (default: the answerer)" if name == "optimizer" else ""
         evaluate.add_argument(f"--{name}", metavar="URL", help=f"an OpenAI-compatible server that {does}{default}; key: OPENAI_API_KEY")
         evaluate.add_argument(f"--{name}-model", default="default", metavar="NAME", help="the model to ask for there")
     evaluate.add_argument("--reward", metavar="NAME", help="a reward model for answers to open questions: a hub name or a folder")
-    evaluate.add_argument("--opro", type=int, default=0, metavar="N", help="search for an instruction over N generations (OPRO), to compare")
+    evaluate.add_argument(
+        "--opro", type=int, default=0, metavar="N", help="search for an instruction over N generations (OPRO), to compare"
+    )
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -124,7 +135,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
         print(f"promptimal-train: {error}", file=sys.stderr)
         return 1
     print(f"held-out loss {' → '.join(f'{score.loss:.3f}' for score in run.scores)}; adapter in {run.directory}", file=sys.stderr)
-    return 0
+    return _card(argparse.Namespace(run=run.directory))
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ Writes into the run's directory `evaluation.json`, and `evaluation/`: rewrites, 
 it came, so that the same command, started again, pays for nothing twice. A run may also be a GGUF file; its record stands beside it.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -19,26 +20,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, median
+from statistics import fmean as mean
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm import tqdm
 
-from promptimal import chat, fidelity, models
+from promptimal import models
 from promptimal.engine import Engine
 from promptimal.rewrite import Rewrite
 from promptimal_trainer import compare, held_out, opro, pairs
 from promptimal_trainer.calls import Address, Answer, Call, Cost, NoAnswer, Server, cost
+from promptimal_trainer.scoring import MEASURE, Scorer, gain, kept, letter, share
 
 if TYPE_CHECKING:
     from promptimal_trainer.sources import Question
 
 PROMPTS = pairs.DEFAULT.parent / "evaluation.jsonl"
 """The project's own evaluation prompts, which nobody trains on."""
-
-_STATEMENT = ("no demand but a statement", "asks that are no whole sentences")
-"""How `fidelity` names what is an answer rather than an ask."""
 
 _LEAST_FOR_SEARCH = 4
 
@@ -81,10 +79,10 @@ def evaluate(run: Path, plan: Plan) -> dict[str, Any]:
     model, base = _model(run, place), _base(run, place)
     questions = _questions(plan)
     result: dict[str, Any] = {
-        "run": str(run),
+        "run": run.resolve().name,
         "model": {"file": model.name, "sha256": pairs.sha256(model)},
         "machine": f"{platform.machine()}, {os.cpu_count()} processors, {platform.system()}, Python {platform.python_version()}",
-        "questions": {"sources": list(plan.questions), "kinds": dict(Counter(q.kind for q in questions))},
+        "questions": {"sources": [_named(spec) for spec in plan.questions], "kinds": dict(Counter(q.kind for q in questions))},
         "systems": {},
         "left_out": [],
     }
@@ -100,11 +98,13 @@ def evaluate(run: Path, plan: Plan) -> dict[str, Any]:
 
     def rewrite(name: str, file: Path | None) -> None:
         if file is None:
-            result["left_out"].append("the untuned base: it is not known from this file; evaluate the run's directory")
+            result["left_out"].append("the untuned base: this model does not tell which it is")
             return
         systems[name] = _rewritten(file, questions, name)
-        result["systems"][name] = _kept(systems[name])
-        pairs.write_lines(place / "evaluation" / f"{name}.jsonl", (_line(q, r) for q, r in zip(questions, systems[name].rewrites, strict=True)))
+        result["systems"][name] = {**kept(systems[name].rewrites), "cost": systems[name].cost.table()}
+        pairs.write_lines(
+            place / "evaluation" / f"{name}.jsonl", (_line(q, r) for q, r in zip(questions, systems[name].rewrites, strict=True))
+        )
 
     (place / "evaluation").mkdir(parents=True, exist_ok=True)
     pairs.write_lines(place / "evaluation" / "prompts.jsonl", ({"kind": q.kind, "prompt": q.text} for q in questions))
@@ -121,48 +121,6 @@ def evaluate(run: Path, plan: Plan) -> dict[str, Any]:
 def directory(run: Path) -> Path:
     """Where a run's record is: the run's directory itself, or for a GGUF file a directory of its name beside it."""
     return run.with_suffix("") if run.is_file() else run
-
-
-def share(hits: int, count: int) -> dict[str, Any]:
-    """A share with its 95% interval (Wilson)."""
-    low, high = compare.wilson(hits, count)
-    return {"hits": hits, "count": count, "share": round(hits / max(1, count), 4), "low": round(low, 4), "high": round(high, 4)}
-
-
-def gain(before: Sequence[float], after: Sequence[float], samples: int = 2000) -> dict[str, Any]:
-    """Mean of the differences of paired scores, with its 95% interval (percentile bootstrap, Efron 1979)."""
-    differences = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
-    rows = np.random.default_rng(0).integers(0, len(differences), (samples, len(differences)))
-    low, high = np.percentile(differences[rows].mean(axis=1), [2.5, 97.5])
-    return {"count": len(differences), "mean": round(float(differences.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
-
-
-def answers_instead(rewrite: Rewrite) -> bool:
-    """Whether a rewrite answers: it holds a statement where an ask should stand, or less than half of the prompt's content words."""
-    added = " ".join(rewrite.asks)
-    if added and any(fault.startswith(_STATEMENT) for fault in fidelity.check_asks(added, rewrite.prompt)):
-        return True
-    given = {item.form for item in fidelity.items(rewrite.prompt) if item.kind == "word"}
-    kept = {item.form for item in fidelity.items(rewrite.text) if item.kind == "word"}
-    return 2 * len(given & kept) < len(given)
-
-
-def _kept(system: System) -> dict[str, Any]:
-    """What can be said of rewrites without an answer to them."""
-    rewrites = system.rewrites
-    faithful = [not fidelity.check(r.prompt, r.text) and not (r.asks and fidelity.check_asks(" ".join(r.asks), r.prompt)) for r in rewrites]
-    refused = [any(f.startswith(_STATEMENT) for f in r.faults) for r in rewrites]
-    return {
-        "faithful": share(sum(faithful), len(rewrites)),
-        "unchanged": share(sum(r.text.strip() == r.prompt.strip() for r in rewrites), len(rewrites)),
-        "answered": share(sum(map(answers_instead, rewrites)), len(rewrites)),
-        "answers_refused": share(sum(refused), len(rewrites)),
-        "length_ratio": {
-            "median": round(median(len(r.text) / len(r.prompt.strip()) for r in rewrites), 3),
-            "mean": round(mean(len(r.text) / len(r.prompt.strip()) for r in rewrites), 3),
-        },
-        "cost": system.cost.table(),
-    }
 
 
 def _held_out(model: Path, run: Path, data: Path) -> dict[str, Any]:
@@ -219,57 +177,14 @@ def _answers(
             if not rows:
                 continue
             mine, typed = ([float(s.scores[row] or 0) for row in rows] for s in (system, systems["prompt"]))
-            entry[_MEASURE[kind]] = {"mean": round(mean(mine), 4), "count": len(rows)}
+            entry[MEASURE[kind]] = {"mean": round(mean(mine), 4), "count": len(rows)}
             if kind != "open":
-                entry[_MEASURE[kind]] = share(round(sum(mine)), len(rows))
+                entry[MEASURE[kind]] = share(round(sum(mine)), len(rows))
             if name != "prompt":
-                entry[f"{_MEASURE[kind]}_gain"] = gain(typed, mine)
+                entry[f"{MEASURE[kind]}_gain"] = gain(typed, mine)
         entry["answer_tokens"] = round(mean(a.tokens for a in answers), 1)
         entry["unread"] = sum(q.kind == "choice" and letter(a.text, q) is None for q, a in zip(questions, answers, strict=True))
     result["answerer"] = {"model": plan.answerer.model, "cost": server.spent.table(), "reward_model": plan.reward}
-
-
-_MEASURE = {"choice": "accuracy", "open": "reward", "code": "passed"}
-
-
-class Scorer:
-    """Scores answers: 1 or 0 for a choice or code, a reward for an open question, against the question as it was typed, never against a rewrite.
-
-    `reward` is the reward model's name or folder; it is loaded when it is needed. Without one, open answers get no score.
-    """
-
-    def __init__(self, reward: str | None) -> None:
-        self.name = reward
-        self._reward: Any = None
-
-    def __call__(self, questions: Sequence["Question"], answers: Sequence[Answer]) -> list[float | None]:
-        """A score for each question and its answer."""
-        scores = [None if q.kind == "open" else _right(q, a.text) for q, a in zip(questions, answers, strict=True)]
-        opened = [row for row, q in enumerate(questions) if q.kind == "open"]
-        if self.name and opened:
-            if self._reward is None:
-                from promptimal_trainer.reward import RewardModel
-
-                self._reward = RewardModel(self.name)
-            rewards = self._reward.score([(questions[row].text, answers[row].text) for row in opened])
-            for row, value in zip(opened, rewards, strict=True):
-                scores[row] = float(value)
-        return scores
-
-
-def letter(text: str, question: "Question") -> str | None:
-    """The choice that an answer makes; None where it makes none, which counts as wrong."""
-    from promptimal_trainer.answers import chosen
-
-    return chosen(text, question.choices)
-
-
-def _right(question: "Question", text: str) -> float:
-    if question.kind == "choice":
-        return float(letter(text, question) == question.answer)
-    from promptimal_trainer.sandbox import extract_code, run_tests
-
-    return float(run_tests(extract_code(text), question.tests, question.entry_point).passed)
 
 
 def answer(server: Server, prompts: Sequence[str], told: str = "") -> list[Answer]:
@@ -309,11 +224,14 @@ def _search(
     curve = []
     result["opro"] = {
         "optimizer": (plan.optimizer or plan.answerer).model,
-        "measure": _MEASURE[questions[rows[0]].kind],
+        "measure": MEASURE[questions[rows[0]].kind],
         "questions": {"searched": len(half), "tested": len(other)},
         "curve": curve,
         "systems": {
-            name: {"test": round(mean(system.scores[row] or 0.0 for row in other), 4), "cost": _part(system.cost, len(other), len(questions)).table()}
+            name: {
+                "test": round(mean(system.scores[row] or 0.0 for row in other), 4),
+                "cost": _part(system.cost, len(other), len(questions)).table(),
+            }
             for name, system in systems.items()
             if system.scores
         },
@@ -354,16 +272,29 @@ def _judged(systems: dict[str, System], plan: Plan, place: Path, result: dict[st
             row = compare.tally(sheet)[0][-1]
             result["systems"][name]["wins"] = {**share(row.wins, row.total), "tied": row.ties, "lost": row.losses}
     if plan.judge is None:
-        result["left_out"].append(f"blind win rate: no --judge; sheets for readers are in {place / 'evaluation'}")
+        result["left_out"].append("blind win rate: no --judge (the sheets are there for readers)")
 
 
 def read_card(run: Path) -> dict[str, Any]:
-    """A run's card.json, or {} where it has none."""
+    """What a run's card.json tells, or of a GGUF its header; {} where nothing is told."""
     try:
+        if run.is_file():
+            from promptimal_convert.gguf_file import BadGGUF, read_header
+
+            with contextlib.suppress(BadGGUF):
+                told = read_header(run).values
+                names = ("base", "base_sha256", "data_sha256")
+                return {"recipe": json.loads(told["promptimal.recipe"]), **{name: told.get(f"promptimal.{name}") for name in names}}
         card = json.loads((run / "card.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         return {}
     return card if isinstance(card, dict) else {}
+
+
+def _named(spec: str) -> str:
+    """A source without its folder, which is nobody's business where a record is published."""
+    name, colon, path = spec.partition(":")
+    return f"{name}{colon}{Path(path).name}"
 
 
 def _questions(plan: Plan) -> list["Question"]:
@@ -387,25 +318,26 @@ def _model(run: Path, place: Path) -> Path:
     weights = run / "adapter_model.safetensors"
     if not weights.is_file():
         raise BadRun(f"{run} is no run: neither a GGUF file nor a directory with adapter_model.safetensors")
-    return _converted(place / "evaluation" / f"model-{pairs.sha256(weights)[:12]}.gguf", _base_name(run), str(run))
+    base = _base_name(run)
+    if base is None:
+        raise BadRun(f"{run / 'card.json'} does not say which base the adapter was trained on")
+    return _converted(place / "evaluation" / f"model-{pairs.sha256(weights)[:12]}.gguf", base, str(run))
 
 
 def _base(run: Path, place: Path) -> Path | None:
     """The untuned base as a GGUF, or None where the run does not tell which it is."""
-    if run.is_file():
-        return None
     name = _base_name(run)
-    return Path(name) if name.endswith(".gguf") else _converted(place / "evaluation" / "base.gguf", name)
+    if name is None or name.endswith(".gguf"):
+        return Path(name) if name else None
+    return _converted(place / "evaluation" / "base.gguf", name)
 
 
-def _base_name(run: Path) -> str:
+def _base_name(run: Path) -> str | None:
     """The base that a run's card names, as `promptimal-convert` takes it."""
     from promptimal_trainer.base import find_gguf
 
     name = read_card(run).get("recipe", {}).get("base")
-    if not isinstance(name, str):
-        raise BadRun(f"{run / 'card.json'} does not say which base the adapter was trained on")
-    return str(find_gguf(name) or name)
+    return str(find_gguf(name) or name) if isinstance(name, str) else None
 
 
 def _converted(out: Path, *parts: str) -> Path:
