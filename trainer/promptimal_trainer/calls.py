@@ -4,6 +4,7 @@ The record is JSON lines of {"key", "model", "asked", "text", "tokens", "seconds
 read from OPENAI_API_KEY and never written.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -162,8 +163,6 @@ def _read(path: Path) -> Iterator[tuple[str, Answer]]:
         with path.open("a", encoding="utf-8") as file:
             file.write("\n")
     for line in text.split("\n"):
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             entry = json.loads(line)
             yield entry["key"], Answer(entry["text"], entry["tokens"], entry["seconds"])
-        except (ValueError, KeyError, TypeError):
-            continue

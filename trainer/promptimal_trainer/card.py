@@ -16,7 +16,16 @@ from typing import Any
 from promptimal_trainer import record, report
 from promptimal_trainer.record import Record
 
-FILES = ("README.md", "card.json", "adapter_model.safetensors", "adapter_config.json", "asks.txt", "asks.safetensors", "log.jsonl", "evaluation.json")
+FILES = (
+    "README.md",
+    "card.json",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "asks.txt",
+    "asks.safetensors",
+    "log.jsonl",
+    "evaluation.json",
+)
 """What is sent, where it is there: nothing of prompts, calls or checkpoints."""
 
 _MARK = "<!-- written by promptimal-train card from the run's record; it writes it again -->"
@@ -115,7 +124,11 @@ def _scores(run: Record) -> Iterator[Any]:
 
 
 def _body(run: Record, base: str) -> str:
-    chooses = f"It chooses what it adds from {run.card['asks']} sentences (asks.txt)." if run.card.get("asks") else "It writes what it adds itself."
+    chooses = (
+        f"It chooses what it adds from {run.card['asks']} sentences (asks.txt)."
+        if run.card.get("asks")
+        else "It writes what it adds itself."
+    )
     converted = "base.gguf" if run.card.get("recipe", {}).get("base") in _ON_HUB else base
     return f"""\
 # {run.name}

@@ -35,7 +35,9 @@ def lines(series: Sequence[Line], x: str, y: str, log: bool = False) -> str:
     figure, axes = _figure(3.2)
     for number, line in enumerate(series):
         colour, marker, dash = _STYLES[number % len(_STYLES)]
-        axes.plot(line.x, line.y, dash, color=colour, marker=marker if line.markers else None, markersize=5, linewidth=1.6, label=line.label)
+        axes.plot(
+            line.x, line.y, dash, color=colour, marker=marker if line.markers else None, markersize=5, linewidth=1.6, label=line.label
+        )
     if log:
         axes.set_xscale("symlog", linthresh=1)
     axes.set(xlabel=x, ylabel=y)
@@ -89,7 +91,9 @@ def _svg(figure: Any) -> str:
     for number, (colour, _, _) in enumerate(_STYLES):
         svg = svg.replace(colour, f"var(--line-{number}, {colour})")
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
-    return re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"|(<svg[^>]*?) width="[^"]*"([^>]*?) height="[^"]*"', r"\1\2\3\4", svg, count=1)
+    return re.sub(
+        r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"|(<svg[^>]*?) width="[^"]*"([^>]*?) height="[^"]*"', r"\1\2\3\4", svg, count=1
+    )
 
 
 def apart(svgs: Sequence[str]) -> list[str]:

@@ -63,7 +63,11 @@ def read(run: Path) -> Record:
             _object(run / "card.json"),
             _lines(run / "log.jsonl"),
             _object(run / "evaluation.json"),
-            [Sheet(str(key.parent.relative_to(run)), compare.tally(key.parent)[0]) for key in sorted(run.rglob("key.jsonl")) if _judged(key)],
+            [
+                Sheet(str(key.parent.relative_to(run)), compare.tally(key.parent)[0])
+                for key in sorted(run.rglob("key.jsonl"))
+                if _judged(key)
+            ],
             _rounds(run),
             [Example(r.get("kind", ""), r["prompt"], r["rewrite"]) for r in _lines(run / "evaluation" / "rewriter.jsonl")],
         )

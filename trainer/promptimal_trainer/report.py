@@ -9,8 +9,9 @@ The page works without scripts and without a network, light and dark, and prints
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +48,8 @@ class Section:
     title: str
     notes: Sequence[str] = ()
     tables: Sequence[Table] = ()
-    plots: Sequence[str] = ()
+    plots: Sequence[Callable[[], str]] = ()
+    """Each draws itself where a page has room for it."""
     examples: Sequence[tuple[str, list[Change]]] = ()
 
 
@@ -56,7 +58,10 @@ def write(runs: Sequence[Path], out: Path) -> list[Path]:
     reports = [(found.name, list(sections(found))) for found in map(record.read, runs)]
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, written in (("report.html", _html(reports)), ("report.md", "\n".join(f"# {_plain(name)}\n\n{text(found)}" for name, found in reports))):
+    for name, written in (
+        ("report.html", _html(reports)),
+        ("report.md", "\n".join(f"# {_plain(name)}\n\n{text(found)}" for name, found in reports)),
+    ):
         path = out / name
         temporary = path.with_name(f".{name}.{os.getpid()}")
         try:
@@ -70,7 +75,7 @@ def write(runs: Sequence[Path], out: Path) -> list[Path]:
 
 def results(evaluation: dict[str, Any]) -> str:
     """An evaluation's tables as Markdown."""
-    return "\n\n".join(_markdown_table(table) for section in _evaluated(evaluation, plotted=False) for table in section.tables)
+    return "\n\n".join(_markdown_table(table) for section in _evaluated(evaluation) for table in section.tables)
 
 
 def text(found: Iterable[Section], level: int = 2) -> str:
@@ -127,7 +132,9 @@ def _training(run: Record) -> Section:
             *([[name, str(value)] for name, value in card.get("recipe", {}).items()]),
         ],
     )
-    epochs = Table(["epoch", *(n.replace("_", " ") for n in names)], [[str(e), *(_number(s.get(n)) for n in names)] for e, s in enumerate(scores)])
+    epochs = Table(
+        ["epoch", *(n.replace("_", " ") for n in names)], [[str(e), *(_number(s.get(n)) for n in names)] for e, s in enumerate(scores)]
+    )
     steps = [(entry["step"], entry["loss"]) for entry in run.log if "loss" in entry]
     series = [Line("training", *zip(*steps, strict=True), markers=False)] if steps else []
     if steps and scores:
@@ -137,7 +144,7 @@ def _training(run: Record) -> Section:
         "Training",
         ["Loss is in nats: of a written token, and a share of the asks' ratings. Epoch 0 is the untuned base."],
         [epochs, facts],
-        [plots.lines(series, "update", "loss")] if series else [],
+        [partial(plots.lines, series, "update", "loss")] if series else [],
     )
 
 
@@ -150,11 +157,11 @@ def _data(run: Record) -> Section:
         [[r.kind, str(r.chains), *(_number(score) for score in r.scores)] for r in run.rounds],
     )
     series = [Line(r.kind, range(len(r.scores)), r.scores) for r in run.rounds]
-    plot = plots.lines(series, "0 as typed, 1 as proposed, then rounds", "mean best score")
+    plot = partial(plots.lines, series, "0 as typed, 1 as proposed, then rounds", "mean best score")
     return Section("Score by round", ["The mean of the best score that each chain of attempts had reached."], [table], [plot])
 
 
-def _evaluated(found: dict[str, Any], plotted: bool = True) -> Iterator[Section]:
+def _evaluated(found: dict[str, Any]) -> Iterator[Section]:
     systems = found.get("systems", {})
     held = found.get("held_out")
     rewrites = [
@@ -170,7 +177,15 @@ def _evaluated(found: dict[str, Any], plotted: bool = True) -> Iterator[Section]
         for name, s in systems.items()
         if "faithful" in s
     ]
-    head = ["rewrites by", "faithful", "left unchanged", "answer instead", "answers refused on the way", "length, median ratio", "time a prompt"]
+    head = [
+        "rewrites by",
+        "faithful",
+        "left unchanged",
+        "answer instead",
+        "answers refused on the way",
+        "length, median ratio",
+        "time a prompt",
+    ]
     held_out = [Table(["held out", ""], [[k.replace("_", " "), _number(v)] for k, v in held.items() if k != "of_this_run"])] if held else []
     notes = [f"Model {found['model']['file']}; {_counts(found['questions']['kinds'])}; measured on: {found['machine']}."]
     if held and held.get("of_this_run") is False:
@@ -178,15 +193,20 @@ def _evaluated(found: dict[str, Any], plotted: bool = True) -> Iterator[Section]
     notes += [f"Left out: {text}." for text in found.get("left_out", [])]
     yield Section("Evaluation", notes, [*([Table(head, rewrites)] if rewrites else []), *held_out])
     if any(measure in s for s in systems.values() for measure in _MEASURES):
-        yield _answered(found, plotted)
+        yield _answered(found)
     if found.get("opro", {}).get("curve"):
-        yield _searched(found["opro"], plotted)
+        yield _searched(found["opro"])
 
 
-def _answered(found: dict[str, Any], plotted: bool) -> Section:
+def _answered(found: dict[str, Any]) -> Section:
     systems = found["systems"]
     measures = [m for m in _MEASURES if any(m in s for s in systems.values())]
-    head = ["prompts by", *(text for m in measures for text in (_MEASURES[m], "gain over the prompts as typed")), "letter not readable", "tokens a call"]
+    head = [
+        "prompts by",
+        *(text for m in measures for text in (_MEASURES[m], "gain over the prompts as typed")),
+        "letter not readable",
+        "tokens a call",
+    ]
     rows, points = [], []
     for name, system in systems.items():
         row = [_SYSTEMS.get(name, name)]
@@ -199,14 +219,20 @@ def _answered(found: dict[str, Any], plotted: bool) -> Section:
     answerer = found["answerer"]
     note = f"Answered by {answerer['model']}: {_cost(answerer['cost'])}. Intervals are of 95%: Wilson's for shares, bootstrapped for gains."
     notes = [note, *([f"Rewards by {answerer['reward_model']}, each against the prompt as typed."] if "reward" in measures else [])]
-    plot = [plots.intervals(points, "gain over the prompts as typed", 0)] if points and plotted else []
+    plot = [partial(plots.intervals, points, "gain over the prompts as typed", 0)] if points else []
     return Section("Answers", notes, [Table(head, rows)], plot)
 
 
-def _searched(found: dict[str, Any], plotted: bool) -> Section:
+def _searched(found: dict[str, Any]) -> Section:
     curve, systems = found["curve"], found["systems"]
     rows = [
-        [f"search, generation {s['generation']}", _number(s["score"]), _number(s["test"]), *_cost_cells(s["cost"]), s["instruction"] or "(nothing added)"]
+        [
+            f"search, generation {s['generation']}",
+            _number(s["score"]),
+            _number(s["test"]),
+            *_cost_cells(s["cost"]),
+            s["instruction"] or "(nothing added)",
+        ]
         for s in curve
     ]
     rows += [[_SYSTEMS.get(name, name), "", _number(s["test"]), *_cost_cells(s["cost"]), ""] for name, s in systems.items()]
@@ -219,8 +245,8 @@ def _searched(found: dict[str, Any], plotted: bool) -> Section:
     series = [Line("search, best so far", [s["cost"]["tokens"] for s in curve], [s["test"] for s in curve])]
     series += [Line(_SYSTEMS.get(name, name), [s["cost"]["tokens"]], [s["test"]]) for name, s in systems.items()]
     head = ["way", "score searched with", "score on test", "calls", "tokens", "seconds", "instruction"]
-    plot = [plots.lines(series, "tokens spent on writing prompts (logarithmic)", _MEASURES[found["measure"]], log=True)] if plotted else []
-    return Section("Quality against cost", notes, [Table(head, rows)], plot)
+    plot = partial(plots.lines, series, "tokens spent on writing prompts (logarithmic)", _MEASURES[found["measure"]], log=True)
+    return Section("Quality against cost", notes, [Table(head, rows)], [plot])
 
 
 def _compared(sheet: record.Sheet) -> Section:
@@ -234,7 +260,7 @@ def _compared(sheet: record.Sheet) -> Section:
         f"Blind comparison: {sheet.name}",
         ["How often B was preferred to A, by readers or a judge who saw neither names nor sides."],
         [table],
-        [plots.intervals(points, "share won", 0.5)],
+        [partial(plots.intervals, points, "share won", 0.5)],
     )
 
 
@@ -267,8 +293,8 @@ def _html(reports: Iterable[tuple[str, list[Section]]]) -> str:
     from markupsafe import Markup
 
     reports = list(reports)
-    drawn = iter(plots.apart([plot for _, found in reports for section in found for plot in section.plots]))
-    pages = [(name, [(section, [Markup(next(drawn)) for _ in section.plots]) for section in found]) for name, found in reports]  # noqa: S704
+    drawn = iter(plots.apart([draw() for _, found in reports for section in found for draw in section.plots]))
+    pages = [(name, [(section, [Markup(next(drawn)) for _ in section.plots]) for section in found]) for name, found in reports]
     environment = Environment(loader=PackageLoader("promptimal_trainer", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report.html").render(reports=pages)
 
