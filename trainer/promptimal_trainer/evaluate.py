@@ -100,11 +100,8 @@ def evaluate(run: Path, plan: Plan) -> dict[str, Any]:
         if file is None:
             result["left_out"].append("the untuned base: this model does not tell which it is")
             return
-        systems[name] = _rewritten(file, questions, name)
+        systems[name] = _rewritten(file, questions, place / "evaluation" / f"{name}.jsonl")
         result["systems"][name] = {**kept(systems[name].rewrites), "cost": systems[name].cost.table()}
-        pairs.write_lines(
-            place / "evaluation" / f"{name}.jsonl", (_line(q, r) for q, r in zip(questions, systems[name].rewrites, strict=True))
-        )
 
     (place / "evaluation").mkdir(parents=True, exist_ok=True)
     pairs.write_lines(place / "evaluation" / "prompts.jsonl", ({"kind": q.kind, "prompt": q.text} for q in questions))
@@ -144,18 +141,42 @@ def _held_out(model: Path, run: Path, data: Path) -> dict[str, Any]:
     return {**held_out.summary(scores), "pairs": len(held), "data": data.name, "of_this_run": same}
 
 
-def _rewritten(model: Path, questions: Sequence["Question"], name: str) -> System:
-    """Every question's text, rewritten as `promptimal --model` rewrites it."""
+def _rewritten(model: Path, questions: Sequence["Question"], path: Path) -> System:
+    """Every question's text, rewritten as `promptimal --model` rewrites it; or as `path` has it from before, so that nobody is asked about other words."""
+    identity = pairs.sha256(model)[:12]
+    lines = [line for _, line in pairs.read_lines(path)] if path.exists() else []
+    if [(line.get("prompt"), line.get("model")) for line in lines] != [(q.text, identity) for q in questions]:
+        lines = _rewrite(model, identity, questions, path.stem)
+        pairs.write_lines(path, lines)
+    spent = Cost(len(lines), sum(line["tokens"] for line in lines), sum(line["seconds"] for line in lines))
+    rewrites = [Rewrite(r["prompt"], r["rewrite"], r["rewrite"], tuple(r["asks"]), faults=tuple(r["faults"])) for r in lines]
+    return System([r.text for r in rewrites], spent, rewrites)
+
+
+def _rewrite(model: Path, identity: str, questions: Sequence["Question"], name: str) -> list[dict[str, Any]]:
+    """A line for each question; the seconds are shared out evenly, for many are rewritten at once."""
     rewriter = models.load(models.Choice(name=str(model)), _say, slots=8)
     try:
         started = time.monotonic()
-        bar = tqdm(rewriter.rewrite_all(q.text for q in questions), total=len(questions), desc=f"rewriting ({name})", file=sys.stderr)
-        rewrites = [found[0] for found in bar]
-        seconds = time.monotonic() - started
-        tokens = sum(rewriter.count(r.prompt) + sum(map(rewriter.count, r.asks)) for r in rewrites)
+        found = rewriter.rewrite_all(q.text for q in questions)
+        bar = tqdm(found, total=len(questions), desc=f"rewriting ({name})", unit="prompt", file=sys.stderr)
+        rewrites = [rewrites[0] for rewrites in bar]
+        seconds = round((time.monotonic() - started) / len(questions), 4)
+        return [
+            {
+                "kind": question.kind,
+                "prompt": question.text,
+                "rewrite": rewrite.text,
+                "asks": list(rewrite.asks),
+                "faults": list(rewrite.faults),
+                "model": identity,
+                "tokens": rewriter.count(question.text) + sum(map(rewriter.count, rewrite.asks)),
+                "seconds": seconds,
+            }
+            for question, rewrite in zip(questions, rewrites, strict=True)
+        ]
     finally:
         rewriter.close()
-    return System([r.text for r in rewrites], Cost(len(rewrites), tokens, seconds), rewrites)
 
 
 def _answers(
@@ -334,10 +355,12 @@ def _base(run: Path, place: Path) -> Path | None:
 
 def _base_name(run: Path) -> str | None:
     """The base that a run's card names, as `promptimal-convert` takes it."""
-    from promptimal_trainer.base import find_gguf
-
     name = read_card(run).get("recipe", {}).get("base")
-    return str(find_gguf(name) or name) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return None
+    from promptimal_trainer.base import find_gguf  # brings torch
+
+    return str(find_gguf(name) or name)
 
 
 def _converted(out: Path, *parts: str) -> Path:
@@ -348,16 +371,6 @@ def _converted(out: Path, *parts: str) -> Path:
         if done.returncode:
             raise BadRun(f"{parts[-1]} could not be converted to a model that runs")
     return out
-
-
-def _line(question: "Question", rewrite: Rewrite) -> dict[str, Any]:
-    return {
-        "kind": question.kind,
-        "prompt": question.text,
-        "rewrite": rewrite.text,
-        "asks": list(rewrite.asks),
-        "faults": list(rewrite.faults),
-    }
 
 
 def _save(path: Path, result: dict[str, Any]) -> None:

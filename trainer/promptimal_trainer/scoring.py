@@ -23,10 +23,9 @@ _STATEMENT = ("no demand but a statement", "asks that are no whole sentences")
 
 def kept(rewrites: Sequence[Rewrite]) -> dict[str, Any]:
     """What can be said of rewrites without an answer to them."""
-    faithful = [not fidelity.check(r.prompt, r.text) and not (r.asks and fidelity.check_asks(" ".join(r.asks), r.prompt)) for r in rewrites]
     refused = [any(f.startswith(_STATEMENT) for f in r.faults) for r in rewrites]
     return {
-        "faithful": share(sum(faithful), len(rewrites)),
+        "faithful": share(sum(map(is_faithful, rewrites)), len(rewrites)),
         "unchanged": share(sum(r.text.strip() == r.prompt.strip() for r in rewrites), len(rewrites)),
         "answered": share(sum(map(answers_instead, rewrites)), len(rewrites)),
         "answers_refused": share(sum(refused), len(rewrites)),
@@ -54,6 +53,12 @@ def gain(before: Sequence[float], after: Sequence[float], samples: int = 2000) -
         "low": round(float(low), 4),
         "high": round(float(high), 4),
     }
+
+
+def is_faithful(rewrite: Rewrite) -> bool:
+    """Whether nothing that the prompt gives is lost, and the asks bring in nothing. What the check finds amiss in the prompt itself is its own mistake."""
+    lost = set(fidelity.check(rewrite.prompt, rewrite.text)) - set(fidelity.check(rewrite.prompt, rewrite.prompt))
+    return not lost and not (rewrite.asks and fidelity.check_asks(" ".join(rewrite.asks), rewrite.prompt))
 
 
 def answers_instead(rewrite: Rewrite) -> bool:
