@@ -112,7 +112,12 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 def train(hub: Hub | None, *arguments: object, token: str = TOKEN) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "HF_ENDPOINT": hub.url if hub else "http://127.0.0.1:9", "HF_HUB_DISABLE_XET": "1", "HF_HOME": "/nonexistent"}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url if hub else "http://127.0.0.1:9",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": "/nonexistent",
+    }
     environment |= {"HF_TOKEN": token} if token else {}
     return subprocess.run([BIN / "promptimal-train", *map(str, arguments)], capture_output=True, text=True, env=environment)
 
@@ -178,7 +183,7 @@ def test_push_sends_adapter_and_card_and_nothing_else(run, hub):
 def test_the_token_goes_to_the_hub_alone(run, hub):
     done = train(hub, "push", run, "--to", "somebody/mine")
     assert TOKEN not in done.stdout + done.stderr
-    assert (f"/api/models/somebody/mine/commit/main", f"Bearer {TOKEN}") in hub.requests
+    assert ("/api/models/somebody/mine/commit/main", f"Bearer {TOKEN}") in hub.requests
     assert all(not sent for path, sent in hub.requests if path.startswith("/store/"))
     assert all(TOKEN.encode() not in path.read_bytes() for path in run.rglob("*") if path.is_file())
 

@@ -45,7 +45,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pairs": {"train": 1717, "held_out": 91}, "held_out": [{"loss": 3.4142, "words": 3.1}, {"loss": 1.2345, "words": 0.9}], "tokens_per_second": 271.8,
     }  # fmt: skip
     (place / "card.json").write_text(json.dumps(card))
-    (place / "log.jsonl").write_text(lines({"step": 1, "loss": 3.3}, {"step": 2, "loss": 1.5}, {"epoch": 1, "held_out": card["held_out"][1]}))
+    (place / "log.jsonl").write_text(
+        lines({"step": 1, "loss": 3.3}, {"step": 2, "loss": 1.5}, {"epoch": 1, "held_out": card["held_out"][1]})
+    )
     cost = {"calls": 40, "tokens": 4321, "seconds": 12.5}
     kept = {name: share(9, 40) for name in ("faithful", "unchanged", "answered", "answers_refused")}
     rewriter = {**kept, "length_ratio": {"median": 1.37, "mean": 1.5}, "cost": cost, "accuracy": share(24, 40), "unread": 2, "answer_tokens": 155.5,
@@ -61,14 +63,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     (place / "evaluation.json").write_text(json.dumps(evaluation))
     (place / "evaluation" / "rewriter.jsonl").write_text(
-        lines({"kind": "debug", "prompt": HOSTILE, "rewrite": HOSTILE + " Name the cause first."}, {"kind": "fact", "prompt": "Same.", "rewrite": "Same."})
+        lines(
+            {"kind": "debug", "prompt": HOSTILE, "rewrite": HOSTILE + " Name the cause first."},
+            {"kind": "fact", "prompt": "Same.", "rewrite": "Same."},
+        )
     )
     sheet = place / "sheets" / "one"
     sheet.mkdir(parents=True)
     (sheet / "key.jsonl").write_text(lines(*({"id": n, "kind": "fact", "first": "B", "same": n == 2} for n in range(3))))
     (sheet / "verdicts.jsonl").write_text(lines({"id": 0, "better": "first"}, {"id": 1, "better": "second"}))
-    chains = [[{"prompt": "a", "score": 0.25}, {"prompt": "b", "score": 0.125}, {"prompt": "c", "score": 0.75}], [{"prompt": "a", "score": 1.0}]]
-    (place / "refined.jsonl").write_text(lines({"question": {"kind": "choice"}, "original": {"prompt": "q", "score": 0.375}, "chains": chains}))
+    chains = [
+        [{"prompt": "a", "score": 0.25}, {"prompt": "b", "score": 0.125}, {"prompt": "c", "score": 0.75}],
+        [{"prompt": "a", "score": 1.0}],
+    ]
+    (place / "refined.jsonl").write_text(
+        lines({"question": {"kind": "choice"}, "original": {"prompt": "q", "score": 0.375}, "chains": chains})
+    )
     return place
 
 

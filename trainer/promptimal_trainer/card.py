@@ -129,12 +129,12 @@ def _body(run: Record, base: str) -> str:
         if run.card.get("asks")
         else "It writes what it adds itself."
     )
-    converted = "base.gguf" if run.card.get("recipe", {}).get("base") in _ON_HUB else base
+    converted = base if _is_hub_name(base) and base not in _ON_HUB.values() else "path/to/base"
     return f"""\
 # {run.name}
 
 A LoRA adapter that rewrites a rough prompt into one that a chatbot answers better: the request kept, and short asks on how to answer.
-It does not answer prompts. {chooses} Trained with [Promptimal](https://pypi.org/project/promptimal-local/) on {base}.
+It does not answer prompts. {chooses} Trained with [Promptimal](https://pypi.org/project/promptimal-local/) on {report.shown(base)}.
 
 ## Use
 

@@ -106,6 +106,11 @@ def sections(run: Record) -> Iterator[Section]:
         yield Section("Examples", [note], examples=shown)
 
 
+def shown(base: str) -> str:
+    """A base's name; of a folder the last part alone, for where it lies is nobody's business."""
+    return Path(base).name if base.startswith(("/", ".", "~")) else base
+
+
 def changes(example: Example) -> list[Change]:
     """What a rewrite kept, added and removed, word by word, in the rewrite's order; joined without the removed it is the rewrite."""
     before, after = (re.findall(r"\s+|[^\s]+", text) for text in (example.prompt.strip(), example.rewrite.strip()))
@@ -125,11 +130,11 @@ def _training(run: Record) -> Section:
     facts = Table(
         ["", ""],
         [
-            ["base", str(card.get("base", ""))],
+            ["base", shown(str(card.get("base", "")))],
             ["data", f"{card.get('data', '')} ({card.get('data_sha256', '')[:12]})"],
             *([[f"pairs, {name.replace('_', ' ')}", f"{count:,}"] for name, count in card.get("pairs", {}).items()]),
             ["speed", f"{card['tokens_per_second']:,} tokens/s" if card.get("tokens_per_second") else ""],
-            *([[name, str(value)] for name, value in card.get("recipe", {}).items()]),
+            *([[name, str(value)] for name, value in card.get("recipe", {}).items() if name != "base"]),
         ],
     )
     epochs = Table(
