@@ -19,7 +19,7 @@ _STATED = (  # each with the letter as its only group
     re.compile(rf"\b(?i:choose|chose|pick|select|go with|going with)\s+(?i:(?:option|answer|choice)\s+)?{_LETTER}"),
     re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-J])\)?\}"),
 )
-_SECOND = re.compile(rf"^{_END}\s*(?i:or|and|and/or|/)\s+(?i:option\s+)?{_LETTER}(?!\w)")
+_SECOND = re.compile(rf"^{_END}(?:\s*(?i:or|and|and/or|/)\s+(?i:option\s+)?{_LETTER}|,\s*([A-J]){_END}\s*(?:,|or\b|and\b))")
 _FINAL = re.compile(r"\b(?:final answer|so,? the (?:correct |right |best )?answer)\b", re.I)
 _ALONE = re.compile(rf"^\s*{_MARK}(?:(?i:answer|option|choice)\s*:?\s*)?{_MARK}([A-J])(?:[.):,*_`\]\"'”]+(?:\s|$)|\s*$|\s+[-–—]\s)")
 _OPENS_LINE = re.compile(r"(?:^|\n)\s*(?:[-*]\s+)?[*_`(\[]*([A-J])[*_`]*[.):\]]")
@@ -43,7 +43,7 @@ def stated(answer: str) -> set[str]:
     found = [match[1] for match in matches]
     if _FINAL.search(answer):
         return set(found[-1:])
-    return {*found, *(second[1] for match in matches if (second := _SECOND.match(answer[match.end(1) :])))}
+    return {*found, *(second[1] or second[2] for match in matches if (second := _SECOND.match(answer[match.end(1) :])))}
 
 
 def _alone(answer: str) -> set[str]:

@@ -33,14 +33,19 @@ def leaks(prompt: str, question: Question) -> str | None:
 
 
 def _choice(prompt: str, question: Question) -> Iterator[str]:
-    if question.answer in set(stated(prompt)) - set(stated(question.text)):
+    if stated(prompt) - stated(question.text) == {question.answer}:
         yield f"it says that the answer is {question.answer}"
     right = LETTERS.index(question.answer)
     more = [_count(choice, prompt) - _count(choice, question.text) for choice in question.choices]
     others = [more[n] - more[right] * _count(c, question.choices[right]) for n, c in enumerate(question.choices) if n != right]
     if more[right] > max(others, default=0):
         yield f"it repeats the right option, {question.choices[right]!r}, and not the others"
-    if more[right] >= 0 and others and min(others) < 0 and not all(_nearly(c, prompt) for n, c in enumerate(question.choices) if n != right):
+    if (
+        more[right] >= 0
+        and others
+        and min(others) < 0
+        and not all(_nearly(c, prompt) for n, c in enumerate(question.choices) if n != right)
+    ):
         yield "it leaves out wrong options"
     if _odd_one(_decorations(prompt, question.choices)) == right and _odd_one(_decorations(question.text, question.choices)) != right:
         yield f"it marks the right option, {question.answer}"
@@ -94,7 +99,8 @@ def _numbers(text: str) -> Iterator[float]:
     """Every number, in figures or English words ("forty-two", "one hundred and five")."""
     for match in _NUMBER.finditer(text):
         yield float(match[0].replace(",", "").replace("−", "-"))
-    total, current, seen = 0, 0, []
+    total, current = 0, 0
+    seen: list[str] = []
     for word in [*re.findall(r"[a-z]+|[.,;:!?]", text.lower()), "."]:
         if word in _VALUE:
             current += _VALUE[word]
@@ -151,7 +157,9 @@ def _odd_one(values: list[str]) -> int | None:
 def _new_lines(prompt: str, original: str) -> str:
     """The sentences and lines of the prompt that the original has not, the list of options aside."""
     known = {" ".join(_words(part)) for part in _sentences(original)}
-    return "\n".join(part for part in _sentences(prompt) if " ".join(_words(part)) not in known and not re.match(r"\W*[A-J]\W*[.):\]]", part))
+    return "\n".join(
+        part for part in _sentences(prompt) if " ".join(_words(part)) not in known and not re.match(r"\W*[A-J]\W*[.):\]]", part)
+    )
 
 
 def _sentences(text: str) -> list[str]:
