@@ -100,24 +100,26 @@ def answer(message: str, seed: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def measured(tiny_run: Path, chatbots: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Chatbot, dict[str, Any]]:
-    """A run, evaluated with everything but a reward model."""
+def measured(
+    tiny_run: Path, tiny_reward: Path, chatbots: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Chatbot, dict[str, Any]]:
+    """A run, evaluated with everything."""
     place = tmp_path_factory.mktemp("evaluation")
     shutil.copytree(tiny_run, place / "run")
     shutil.copy(tiny_run.parent / "pairs.jsonl", place)
     (place / "own.txt").write_text("\n".join(PROMPTS) + "\n")
     (place / "planets_test.csv").write_text("".join(",".join(row) + "\n" for row in CHOICES))
     bot = chatbots(answer)
-    done = evaluate(place / "run", *arguments(place, bot), OPENAI_API_KEY="sk-very-secret")
+    done = evaluate(place / "run", *arguments(place, bot, tiny_reward), OPENAI_API_KEY="sk-very-secret")
     assert done.returncode == 0, done.stderr
     assert "sk-very-secret" not in done.stdout + done.stderr
     assert "at most 48 calls" in done.stderr  # of the search: the first two and 2 × 4 instructions on 4 questions, and 8 proposals
     return place, bot, json.loads((place / "run" / "evaluation.json").read_text())
 
 
-def arguments(place: Path, bot: Chatbot) -> list[object]:
+def arguments(place: Path, bot: Chatbot, reward: Path) -> list[object]:
     questions = ["--questions", f"own:{place / 'own.txt'}", "--questions", f"mmlu:{place / 'planets_test.csv'}"]
-    return [*questions, "--data", place / "pairs.jsonl", "--answerer", bot.url, "--judge", bot.url, "--opro", 2]
+    return [*questions, "--data", place / "pairs.jsonl", "--answerer", bot.url, "--judge", bot.url, "--opro", 2, "--reward", reward]
 
 
 def test_rewrites_are_measured_beside_those_of_the_untuned_base(measured):
@@ -175,16 +177,22 @@ def test_the_search_gives_a_curve_of_quality_against_cost(measured):
     assert search["systems"]["rewriter"]["cost"]["calls"] == 4
 
 
-def test_what_was_not_given_is_said_to_be_left_out(measured):
+def test_open_answers_are_rewarded_against_the_prompt_as_typed(measured, tiny_reward):
+    from promptimal_trainer.reward import RewardModel
+
     _, _, found = measured
-    assert found["left_out"] == ["reward of open answers: no --reward"]
+    assert found["left_out"] == []
+    reward = RewardModel(str(tiny_reward)).score([(prompt, "Some say so.") for prompt in PROMPTS])
+    for name in ("prompt", "rewriter", "base"):  # this server says the same to all of them, whatever was added
+        assert found["systems"][name]["reward"] == {"mean": pytest.approx(sum(reward) / len(reward), abs=1e-4), "count": len(PROMPTS)}
+    assert found["systems"]["rewriter"]["reward_gain"]["mean"] == 0
 
 
-def test_the_same_command_again_pays_for_nothing(measured):
+def test_the_same_command_again_pays_for_nothing(measured, tiny_reward):
     place, bot, found = measured
     asked = bot.asked.copy()
     assert set(asked.values()) == {1}
-    again = evaluate(place / "run", *arguments(place, bot))
+    again = evaluate(place / "run", *arguments(place, bot, tiny_reward))
     assert again.returncode == 0, again.stderr
     assert bot.asked == asked
     result = json.loads((place / "run" / "evaluation.json").read_text())
@@ -234,6 +242,7 @@ def test_a_server_that_fails_leaves_out_its_part_alone(measured, tiny_run, chatb
     assert done.returncode == 0, done.stderr
     found = json.loads((run / "evaluation.json").read_text())
     assert found["systems"]["rewriter"]["faithful"]["share"] == 1
+    assert "reward of open answers: no --reward" in found["left_out"]
     assert any(part.startswith("answers: no answer from") for part in found["left_out"])
     assert "sk-very-secret" not in done.stderr + json.dumps(found)
 

@@ -154,7 +154,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     plan = Plan(**chosen, limit=arguments.limit, data=arguments.data, reward=arguments.reward, generations=arguments.opro, **servers)
     try:
         result = evaluate(arguments.run, plan)
-    except (BadRun, BadModel, BadSource) as error:
+    except (BadRun, BadModel, BadSource, *_bad_reward(arguments.reward)) as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
         return 1
     print(results(result))
@@ -162,6 +162,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print(f"left out: {part}", file=sys.stderr)
     print(f"all of it is in {directory(arguments.run) / 'evaluation.json'}", file=sys.stderr)
     return 0
+
+
+def _bad_reward(name: str | None) -> tuple[type[Exception], ...]:
+    """What a reward model may raise, if there is one: to know it takes torch."""
+    if name is None:
+        return ()
+    from promptimal_trainer.reward import BadReward
+
+    return (BadReward,)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -73,11 +73,12 @@ class System:
 def evaluate(run: Path, plan: Plan) -> dict[str, Any]:
     """Everything that the plan allows, as it stands in `evaluation.json` afterwards.
 
-    Raises BadRun, BadPairs, sources.BadSource, engine.BadModel. A server that fails leaves its part out; the rest is measured all the same.
+    Raises BadRun, BadPairs, sources.BadSource, reward.BadReward, engine.BadModel. A server that fails leaves its part out; the rest is measured all the same.
     """
     place = directory(run)
     model, base = _model(run, place), _base(run, place)
     questions = _questions(plan)
+    scorer = Scorer(plan.reward if plan.answerer else None)
     result: dict[str, Any] = {
         "run": run.resolve().name,
         "model": {"file": model.name, "sha256": pairs.sha256(model)},
@@ -108,7 +109,6 @@ def evaluate(run: Path, plan: Plan) -> dict[str, Any]:
     part("held-out loss", lambda: result.update(held_out=_held_out(model, run, plan.data)))
     part("the rewriter", lambda: rewrite("rewriter", model))
     part("the untuned base", lambda: rewrite("base", base))
-    scorer = Scorer(plan.reward)
     part("answers", lambda: _answers(systems, questions, plan, scorer, place, result))
     part("the search", lambda: _search(systems, questions, plan, scorer, place, result))
     part("the judge", lambda: _judged(systems, plan, place, result))

@@ -74,22 +74,22 @@ def answers_instead(rewrite: Rewrite) -> bool:
 class Scorer:
     """Scores answers: 1 or 0 for a choice or code, a reward for an open question, against the question as it was typed, never against a rewrite.
 
-    `reward` is the reward model's name or folder; it is loaded when it is needed. Without one, open answers get no score.
+    `reward` is the reward model's name or folder, loaded at once, before an answer is paid for. Without one, open answers get no score.
+    Raises reward.BadReward.
     """
 
     def __init__(self, reward: str | None) -> None:
-        self.name = reward
         self._reward: Any = None
+        if reward:
+            from promptimal_trainer.reward import RewardModel
+
+            self._reward = RewardModel(reward)
 
     def __call__(self, questions: Sequence["Question"], answers: Sequence[Answer]) -> list[float | None]:
         """A score for each question and its answer."""
         scores = [None if q.kind == "open" else _right(q, a.text) for q, a in zip(questions, answers, strict=True)]
         opened = [row for row, q in enumerate(questions) if q.kind == "open"]
-        if self.name and opened:
-            if self._reward is None:
-                from promptimal_trainer.reward import RewardModel
-
-                self._reward = RewardModel(self.name)
+        if self._reward and opened:
             rewards = self._reward.score([(questions[row].text, answers[row].text) for row in opened])
             for row, value in zip(opened, rewards, strict=True):
                 scores[row] = float(value)
