@@ -110,7 +110,7 @@ class Server:
         return answer
 
     def _sent(self, call: Call, key: str) -> Answer:
-        from openai import OpenAIError
+        from openai import OpenAIError, omit
 
         started = time.monotonic()
         try:
@@ -119,7 +119,7 @@ class Server:
                 messages=[{"role": "user", "content": call.message}],
                 temperature=call.temperature,
                 max_tokens=call.most,
-                **({"seed": call.number} if call.temperature else {}),
+                seed=call.number if call.temperature else omit,
             )
             text = reply.choices[0].message.content or ""
             tokens = reply.usage.total_tokens if reply.usage else 0

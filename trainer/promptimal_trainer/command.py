@@ -145,16 +145,30 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from promptimal_trainer.report import results
     from promptimal_trainer.sources import BadSource
 
+    failures: list[type[Exception]] = [BadRun, BadModel, BadSource]
+    if arguments.reward:
+        from promptimal_trainer.reward import BadReward  # brings torch
+
+        failures.append(BadReward)
     os.environ.pop("PROMPTIMAL_API_BASE", None)  # the run is what is measured, not what `promptimal` would use today
-    servers = {
-        name: Address(getattr(arguments, name), getattr(arguments, f"{name}_model")) if getattr(arguments, name) else None
-        for name in ("answerer", "judge", "optimizer")
-    }
-    chosen = {"questions": tuple(arguments.questions)} if arguments.questions else {}
-    plan = Plan(**chosen, limit=arguments.limit, data=arguments.data, reward=arguments.reward, generations=arguments.opro, **servers)
+
+    def server(name: str) -> Address | None:
+        url = getattr(arguments, name)
+        return Address(url, getattr(arguments, f"{name}_model")) if url else None
+
+    plan = Plan(
+        questions=tuple(arguments.questions or Plan.questions),
+        limit=arguments.limit,
+        data=arguments.data,
+        answerer=server("answerer"),
+        reward=arguments.reward,
+        judge=server("judge"),
+        optimizer=server("optimizer"),
+        generations=arguments.opro,
+    )
     try:
         result = evaluate(arguments.run, plan)
-    except (BadRun, BadModel, BadSource, *_bad_reward(arguments.reward)) as error:
+    except tuple(failures) as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
         return 1
     print(results(result))
@@ -162,15 +176,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print(f"left out: {part}", file=sys.stderr)
     print(f"all of it is in {directory(arguments.run) / 'evaluation.json'}", file=sys.stderr)
     return 0
-
-
-def _bad_reward(name: str | None) -> tuple[type[Exception], ...]:
-    """What a reward model may raise, if there is one: to know it takes torch."""
-    if name is None:
-        return ()
-    from promptimal_trainer.reward import BadReward
-
-    return (BadReward,)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -242,7 +242,7 @@ def _search(
         f"OPRO: {plan.generations} generations of {opro.PROPOSALS} instructions, each scored on {len(half)} questions: "
         f"at most {plan.generations * opro.PROPOSALS * (len(half) + 1) + len(opro.FIRST) * len(half)} calls, and {len(other)} a generation to test"
     )
-    curve = []
+    curve: list[dict[str, Any]] = []
     result["opro"] = {
         "optimizer": (plan.optimizer or plan.answerer).model,
         "measure": MEASURE[questions[rows[0]].kind],

@@ -141,7 +141,7 @@ def _training(run: Record) -> Section:
         ["epoch", *(n.replace("_", " ") for n in names)], [[str(e), *(_number(s.get(n)) for n in names)] for e, s in enumerate(scores)]
     )
     steps = [(entry["step"], entry["loss"]) for entry in run.log if "loss" in entry]
-    series = [Line("training", *zip(*steps, strict=True), markers=False)] if steps else []
+    series = [Line("training", [step for step, _ in steps], [loss for _, loss in steps], markers=False)] if steps else []
     if steps and scores:
         a_step = steps[-1][0] / max(1, len(scores) - 1)
         series.append(Line("held out", [a_step * e for e in range(len(scores))], [s["loss"] for s in scores]))
