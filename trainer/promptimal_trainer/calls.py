@@ -65,8 +65,8 @@ class Call(NamedTuple):
     message: str
     temperature: float = 0.0
     number: int = 0
-    most: int = 256
-    """Tokens that the answer may have."""
+    most: int = 1024
+    """Tokens that the answer may have; an answer that is cut off before its end is scored as it stands."""
 
 
 class Server:

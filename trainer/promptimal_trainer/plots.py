@@ -39,7 +39,7 @@ def lines(series: Sequence[Line], x: str, y: str, log: bool = False) -> str:
             line.x, line.y, dash, color=colour, marker=marker if line.markers else None, markersize=5, linewidth=1.6, label=line.label
         )
     if log:
-        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xscale("symlog", linthresh=100)
     axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.25)
     if len(series) > 1:

@@ -24,6 +24,7 @@ __all__ = ["BadRecord", "results", "sections", "text", "write"]
 _SYSTEMS = {"prompt": "prompt as typed", "rewriter": "this rewriter", "base": "untuned base, instructed"}
 _MEASURES = {"accuracy": "accuracy", "passed": "tests passed", "reward": "mean reward"}
 _MOST_EXAMPLES = 12
+_SHOWN_OF_KEPT = 300  # characters of each end of a long passage that was kept
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,9 @@ def sections(run: Record) -> Iterator[Section]:
         yield _compared(sheet)
     if run.examples:
         changed = [example for example in run.examples if example.prompt.strip() != example.rewrite.strip()]
-        shown = [(e.kind, changes(e)) for e in changed[:_MOST_EXAMPLES]]
-        note = f"{len(changed)} of {len(run.examples)} prompts were changed; the first {len(shown)} of them. Added words are underlined, removed ones struck out."
-        yield Section("Examples", [note], examples=shown)
+        examples = [(e.kind, [_short(change) for change in changes(e)]) for e in changed[:_MOST_EXAMPLES]]
+        note = f"{len(changed)} of {len(run.examples)} prompts were changed; the first {len(examples)} of them. Added words are underlined, removed ones struck out."
+        yield Section("Examples", [note], examples=examples)
 
 
 def shown(base: str) -> str:
@@ -121,6 +122,13 @@ def changes(example: Example) -> list[Change]:
             continue
         found += [Change(name, "".join(words)) for name, words in (("removed", before[i:j]), ("added", after[k:m])) if words]
     return found
+
+
+def _short(change: Change) -> Change:
+    """A change without the middle of what is long and was kept."""
+    if change.kind != "kept" or len(change.text) <= 2 * _SHOWN_OF_KEPT:
+        return change
+    return Change("kept", f"{change.text[:_SHOWN_OF_KEPT]} […] {change.text[-_SHOWN_OF_KEPT:]}")
 
 
 def _training(run: Record) -> Section:
@@ -230,18 +238,25 @@ def _answered(found: dict[str, Any]) -> Section:
 
 def _searched(found: dict[str, Any]) -> Section:
     curve, systems = found["curve"], found["systems"]
+    questions = found["questions"]
+
+    def test(score: float) -> str:
+        if found["measure"] == "reward":
+            return _number(score)
+        low, high = compare.wilson(round(score * questions["tested"]), questions["tested"])
+        return f"{score:.0%} ({low:.0%} to {high:.0%})"
+
     rows = [
         [
             f"search, generation {s['generation']}",
             _number(s["score"]),
-            _number(s["test"]),
+            test(s["test"]),
             *_cost_cells(s["cost"]),
             s["instruction"] or "(nothing added)",
         ]
         for s in curve
     ]
-    rows += [[_SYSTEMS.get(name, name), "", _number(s["test"]), *_cost_cells(s["cost"]), ""] for name, s in systems.items()]
-    questions = found["questions"]
+    rows += [[_SYSTEMS.get(name, name), "", test(s["test"]), *_cost_cells(s["cost"]), ""] for name, s in systems.items()]
     notes = [
         f"OPRO (Yang et al. 2023) with {found['optimizer']}: instructions searched on {questions['searched']} questions, tested on {questions['tested']} others; "
         f"the score is {_MEASURES[found['measure']]}. Costs of the search are its own calls, for one instruction that serves all questions; a rewriter's are "
