@@ -52,14 +52,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept = {name: share(9, 40) for name in ("faithful", "unchanged", "answered", "answers_refused")}
     rewriter = {**kept, "length_ratio": {"median": 1.37, "mean": 1.5}, "cost": cost, "accuracy": share(24, 40), "unread": 2, "answer_tokens": 155.5,
                 "accuracy_gain": {"count": 40, "mean": 0.0577, "low": -0.0211, "high": 0.1333}, "wins": {**share(20, 40), "tied": 9, "lost": 11}}  # fmt: skip
-    step = {"instruction": HOSTILE, "proposed": 5, "score": 0.61, "test": 0.59, "cost": {"calls": 808, "tokens": 99321, "seconds": 777.7}}
+    step = {"instruction": HOSTILE, "proposed": 5, "score": 0.61, "test": 0.65, "cost": {"calls": 808, "tokens": 99321, "seconds": 777.7}}
     evaluation = {
         "run": "mine", "model": {"file": "m.gguf", "sha256": "x"}, "machine": "a machine", "questions": {"sources": ["mmlu:x"], "kinds": {"choice": 40}},
         "systems": {"rewriter": rewriter, "prompt": {"accuracy": share(21, 40), "unread": 3, "answer_tokens": 150.0}},
         "left_out": ["reward of open answers: no --reward"], "held_out": {"words": 0.8765, "pairs": 91, "data": "pairs.jsonl", "of_this_run": False},
         "answerer": {"model": "smollm2", "cost": cost, "reward_model": None},
         "opro": {"optimizer": "smollm2", "measure": "accuracy", "questions": {"searched": 20, "tested": 20},
-                 "curve": [{**step, "generation": 0, "test": 0.5}, {**step, "generation": 1}], "systems": {"rewriter": {"test": 0.58, "cost": cost}}},
+                 "curve": [{**step, "generation": 0, "test": 0.5}, {**step, "generation": 1}], "systems": {"rewriter": {"test": 0.55, "cost": cost}}},
     }  # fmt: skip
     (place / "evaluation.json").write_text(json.dumps(evaluation))
     (place / "evaluation" / "rewriter.jsonl").write_text(
@@ -97,7 +97,7 @@ def text(page: ElementTree.Element) -> str:
         "3.414", "1.234", "0.000517", "1,717", "271.8 tokens/s",  # training
         "22% (21% to 24%) of 40", "1.37", "0.31 s", "0.8765",  # rewrites, and held out
         "60% (59% to 61%) of 40", "+0.058 (-0.021 to +0.133)", "155.5", "40 calls, 4,321 tokens, 12.5 s",  # answers
-        "808", "99,321", "777.7", "0.61", "0.59", "0.58",  # the search
+        "808", "99,321", "777.7", "0.61", "65% (43% to 82%)", "55% (34% to 74%)",  # the search
         "6% to 79%",  # a sheet: one of three won
         "0.375", "0.625", "0.875",  # rounds: as typed; the mean of 0.25 and 1; the mean of the best, 0.75 and 1
         "a machine", "not of the data that this run was trained on", "Left out: reward of open answers: no --reward",
