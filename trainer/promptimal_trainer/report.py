@@ -274,13 +274,14 @@ def _compared(sheet: record.Sheet) -> Section:
     for row in sheet.rows:
         low, high = compare.wilson(row.wins, row.total)
         rows.append([row.kind or "other", *map(str, (row.total, row.wins, row.ties, row.losses)), f"{low:.0%} to {high:.0%}"])
-        points.append(Point(row.kind or "other", row.wins / max(1, row.total), low, high))
+        if decided := row.wins + row.losses:
+            points.append(Point(row.kind or "other", row.wins / decided, *compare.wilson(row.wins, decided)))
     table = Table(["kind", "prompts", "won", "tied", "lost", "won, 95% interval"], rows)
     return Section(
         f"Blind comparison: {sheet.name}",
         ["How often B was preferred to A, by readers or a judge who saw neither names nor sides."],
         [table],
-        [partial(plots.intervals, points, "share won", 0.5)],
+        [partial(plots.intervals, points, "share of the decided pairs that was won", 0.5)] if points else [],
     )
 
 
