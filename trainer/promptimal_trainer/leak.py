@@ -47,7 +47,10 @@ def _choice(prompt: str, question: Question) -> Iterator[str]:
         yield f"it repeats the right option, {question.choices[right]!r}, and not the others"
     fresh = _fresh_lines(prompt, question.text)
     gone = [choice for number, choice in enumerate(question.choices) if more[number] < 0 and not _nearly(choice, fresh)]
-    if more[right] >= 0 and gone:
+    within = sum(
+        min(more[number], 0) * _count(question.choices[right], choice) for number, choice in enumerate(question.choices) if number != right
+    )
+    if more[right] >= within and gone:
         yield "it leaves out wrong options"
     if _odd_one(_decorations(prompt, question.choices)) == right and _odd_one(_decorations(question.text, question.choices)) != right:
         yield f"it marks the right option, {question.answer}"
@@ -61,9 +64,9 @@ def _choice(prompt: str, question: Question) -> Iterator[str]:
 
 def _open(prompt: str, question: Question) -> Iterator[str]:
     answer, new, old = _words(question.answer), _words(prompt), _words(question.text)
-    known = set(_runs(old, _RUN))
+    added = set(_runs(new, _RUN)) - set(_runs(old, _RUN))
     for run in _runs(answer, _RUN):
-        if run not in known and run in set(_runs(new, _RUN)):
+        if run in added:
             yield f"it has words of the answer: {' '.join(run)!r}"
     if 0 < len(answer) < _RUN and len(question.answer.strip()) > 3 and _has(new, answer) and not _has(old, answer):
         yield f"it has the answer: {question.answer.strip()!r}"
@@ -212,10 +215,11 @@ def _stream(code: str) -> str:
 
 
 def _tokens(code: str) -> list[str]:
-    """Tokens of Python, or of prose read as such: every name that a person could have chosen becomes "_"."""
+    """Tokens of Python, or of prose read as such: every name but those of keywords, attributes and functions becomes "_"."""
     found = []
     for match in _TOKEN.finditer(code):
         token = match[0]
-        fixed = token in _KEPT or token[0] == "." or not token[0].isidentifier()
+        called = code[match.end() : match.end() + 1] == "("
+        fixed = called or token in _KEPT or token[0] == "." or not token[0].isidentifier()
         found.append((token.replace("'", '"') if token[0] in "'\"" else token) if fixed else "_")
     return found
