@@ -93,7 +93,7 @@ def test_a_prompt_that_cheats_is_caught(question, prompt, said):
     assert said in (leaks(prompt, question) or "")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from([METAL, TIMES, PENCILS, MILL, COUNT]),
     st.text() | st.from_regex(r"(```(python)?\n|[A-J][.)] |\\d+ |forty|and|hundred|[(\\n\"'])*"),
