@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from machine import machine
+
 from promptimal import chat
 from promptimal_trainer import pairs, sandbox
 from promptimal_trainer.answers import chosen

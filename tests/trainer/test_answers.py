@@ -44,6 +44,13 @@ def test_the_letter_is_read(answer, letter):
     assert chosen(answer, CHOICES) == letter
 
 
+def test_an_option_that_speaks_of_letters_is_read_as_an_option():
+    choices = ("Valid", "Invalid. Counterexample when A is true and B is false", "Invalid. Counterexample when B is true", "(A) and (B)")
+    assert chosen(choices[2], choices) == "C"
+    assert chosen(f"B. {choices[1]}", choices) == "B"
+    assert chosen("(A) and (B)", choices) == "D"
+
+
 def test_an_option_inside_another_does_not_count_twice():
     choices = ("silver", "silver bromide", "gold", "I and II")
     assert chosen("It is silver bromide.", choices) == "B"

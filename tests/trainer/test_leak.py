@@ -1,6 +1,8 @@
 """A rewritten prompt that gives the answer away is caught; one that only asks well is not."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from promptimal_trainer.leak import leaks
 from promptimal_trainer.sources import Question
@@ -71,18 +73,31 @@ def test_other_marks_for_all_options_and_mended_typing_pass():
         (METAL, "Explain why mercury is liquid at room temperature.", "repeats the right option"),
         (TIMES, "What is 6 times 7?\n\nB. 42", "not the others"),
         (TIMES, "What is 6 times 7?\n\nA. 40\nB. 42", "leaves out wrong options"),
+        (METAL, METAL.text.replace("B. silver bromide\n", ""), "leaves out wrong options"),
         (METAL, METAL.text.replace("C. gold\n", ""), "leaves out wrong options"),
+        (TIMES, "What is 6 times 7?\n\nA. 42\nB. 44\nC. 48", "leaves out wrong options"),
+        (COUNT, COUNT.text + "\n\nUse `sum(1 for c in t.lower() if c in 'aeiou')`.\n```python\nk = 0\nfor c in (t.lower()):\n    if (c in 'aeiou'): k += 1\n```", "most of the solution"),
         (TIMES, TIMES.text + " Show that it comes to forty-two.", "answer's number, 42"),
         (PENCILS, PENCILS.text + " Show that 7 are left.", "answer's number, 7"),
         (PENCILS, PENCILS.text + " Show that seven are left.", "answer's number, 7"),
         (CAPITAL, "Explain why Canberra is the capital of Australia.", "it has the answer: 'Canberra'"),
         (MILL, MILL.text + " Say that cheap cotton from overseas had made its spinning rooms costly.", "it has words of the answer"),
         (COUNT, COUNT.text.replace('"""\n```', '"""\n' + COUNT.answer + "```"), "solution"),
-        (COUNT, COUNT.text + "\n\nUse `for c in s.lower():` and `if c in \"aeiou\":`, add `k += 1`, and `return k`.", "a line of the solution"),
-        (COUNT, COUNT.text + "\n\nn = 0\nfor ch in word.lower():\n  if ch in 'aeiou': n += 1\nreturn n", "a line of the solution"),
+        (COUNT, COUNT.text + "\n\nUse `for c in s.lower():` and `if c in \"aeiou\":`, add `k += 1`, and `return k`.", "most of the solution"),
+        (COUNT, COUNT.text + "\n\nn = 0\nfor ch in word.lower():\n  if ch in 'aeiou': n += 1\nreturn n", "most of the solution"),
         (COUNT, COUNT.text + "\n\nFrom `n = 0`, look whether `if ch in 'aeiou':`, then `total += 1`, and `return total`.", "most of the solution"),
         (SHORT, SHORT.text + " Hint: return x ** 2", "most of the solution"),
     ],
 )  # fmt: skip
 def test_a_prompt_that_cheats_is_caught(question, prompt, said):
     assert said in (leaks(prompt, question) or "")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([METAL, TIMES, PENCILS, MILL, COUNT]),
+    st.text() | st.from_regex(r"(```(python)?\n|[A-J][.)] |\\d+ |forty|and|hundred|[(\\n\"'])*"),
+)
+def test_any_text_can_be_checked(question, text):
+    for prompt in (text, question.text + text):
+        assert isinstance(leaks(prompt, question), str | None)

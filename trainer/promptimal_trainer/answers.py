@@ -15,7 +15,7 @@ _STATED = (  # each with the letter as its only group
     re.compile(
         rf"\b(?i:option|choice|answer|letter)\s+{_LETTER}{_END}\s+is\s+(?:the\s+)?(?:most\s+|best\s+)?(?:correct|right|best|true|accurate)\b"
     ),
-    re.compile(rf"(?<!\w){_LETTER}{_END}\s+is\s+(?:the\s+)?(?:most\s+|best\s+)?(?:correct|right|best|true|accurate)\b"),
+    re.compile(rf"(?<!\w){_LETTER}{_END}\s+is\s+(?:the\s+)?(?:most\s+|best\s+)?(?:correct|right|best)\b"),
     re.compile(rf"\b(?i:choose|chose|pick|select|go with|going with)\s+(?i:(?:option|answer|choice)\s+)?{_LETTER}"),
     re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-J])\)?\}"),
 )
@@ -30,11 +30,17 @@ def chosen(answer: str, choices: tuple[str, ...]) -> str | None:
 
     What it says outright ("the answer is B") counts before a letter it opens or ends with, and that before an option it repeats.
     """
-    for found in (stated(answer), _alone(answer), _listed(answer), _quoted(answer, choices)):
+    for found in (_exact(answer, choices), stated(answer), _alone(answer), _listed(answer), _quoted(answer, choices)):
         if found:
             (letter, *others) = sorted(found)
             return None if others or LETTERS.index(letter) >= len(choices) else letter
     return None
+
+
+def _exact(answer: str, choices: tuple[str, ...]) -> set[str]:
+    """The option that is the whole answer; a single letter is the letter of one."""
+    text = _plain(answer)
+    return {letter for letter, choice in zip(LETTERS, choices, strict=False) if _plain(choice) == text} if len(text) > 1 else set()
 
 
 def stated(answer: str) -> set[str]:
