@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from promptimal_trainer import pairs
 
@@ -39,9 +40,18 @@ def main() -> int:
     compare.add_argument("--out", type=Path, required=True, metavar="DIRECTORY", help="where sheet, key and verdicts are")
     compare.add_argument("--judge", metavar="URL", help="have an OpenAI-compatible server judge (key: OPENAI_API_KEY)")
     compare.add_argument("--judge-model", default="default", metavar="NAME", help="the model to ask for there")
+    _add_evaluate(commands)
+    report = commands.add_parser("report", help="a page of curves, scores and examples, from what runs have on record")
+    report.add_argument("runs", type=Path, nargs="+", metavar="run", help="a run's directory")
+    report.add_argument("--out", type=Path, metavar="DIRECTORY", help="where report.html and report.md go (default: the first run)")
+    card = commands.add_parser("card", help="write a run's model card, README.md")
+    card.add_argument("run", type=Path, help="a run's directory")
+    push = commands.add_parser("push", help="send a run's adapter and model card to the Hugging Face hub")
+    push.add_argument("run", type=Path, help="a run's directory")
+    push.add_argument("--to", required=True, metavar="OWNER/NAME", help="the repository; a new one is private")
     arguments = parser.parse_args()
     try:
-        return {"check": _check, "finetune": _finetune, "compare": _compare}[arguments.command](arguments)
+        return _COMMANDS[arguments.command](arguments)
     except pairs.BadPairs as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
     except OSError as error:
@@ -50,6 +60,33 @@ def main() -> int:
         print("promptimal-train: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 1
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="measure a run: loss, fidelity, the answers' gain, wins, and what a search would have given"
+    )
+    evaluate.add_argument("run", type=Path, help="a run's directory, or a GGUF model")
+    evaluate.add_argument(
+        "--questions",
+        action="append",
+        metavar="SOURCE",
+        help="such as mmlu:FOLDER or own:FILE, more than once if need be (default: the project's)",
+    )
+    evaluate.add_argument("--limit", type=int, metavar="N", help="take N questions of each source, drawn at random but always the same")
+    evaluate.add_argument("--data", type=Path, default=pairs.DEFAULT, metavar="FILE", help="pairs whose held-out part is scored")
+    for name, does in (
+        ("answerer", "answers the prompts"),
+        ("judge", "compares prompts blind"),
+        ("optimizer", "writes instructions in --opro"),
+    ):
+        default = " (default: the answerer)" if name == "optimizer" else ""
+        evaluate.add_argument(f"--{name}", metavar="URL", help=f"an OpenAI-compatible server that {does}{default}; key: OPENAI_API_KEY")
+        evaluate.add_argument(f"--{name}-model", default="default", metavar="NAME", help="the model to ask for there")
+    evaluate.add_argument("--reward", metavar="NAME", help="a reward model for answers to open questions: a hub name or a folder")
+    evaluate.add_argument(
+        "--opro", type=int, default=0, metavar="N", help="search for an instruction over N generations (OPRO), to compare"
+    )
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -64,13 +101,18 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from promptimal_trainer import compare
+    from promptimal_trainer.calls import NoAnswer
 
     verdicts = arguments.out / "verdicts.jsonl"
     if not (arguments.out / "sheet.jsonl").exists():
         count = compare.make_sheet(arguments.a, arguments.b, arguments.prompts, arguments.out)
         print(f"{arguments.out / 'sheet.jsonl'}: {count} pairs to judge by {arguments.out / 'JUDGING.txt'}", file=sys.stderr)
     if arguments.judge:
-        compare.ask_judge(arguments.out, arguments.judge, arguments.judge_model, os.environ.get("OPENAI_API_KEY"))
+        try:
+            compare.ask_judge(arguments.out, arguments.judge, arguments.judge_model)
+        except NoAnswer as error:
+            print(f"promptimal-train: {error}", file=sys.stderr)
+            return 1
     if not verdicts.exists():
         print(f"write {verdicts} and run the same command again for the table", file=sys.stderr)
         return 0
@@ -93,7 +135,86 @@ def _finetune(arguments: argparse.Namespace) -> int:
         print(f"promptimal-train: {error}", file=sys.stderr)
         return 1
     print(f"held-out loss {' → '.join(f'{score.loss:.3f}' for score in run.scores)}; adapter in {run.directory}", file=sys.stderr)
+    return _card(argparse.Namespace(run=run.directory))
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from promptimal.engine import BadModel
+    from promptimal_trainer.calls import Address
+    from promptimal_trainer.evaluate import BadRun, Plan, directory, evaluate
+    from promptimal_trainer.report import results
+    from promptimal_trainer.sources import BadSource
+
+    failures: list[type[Exception]] = [BadRun, BadModel, BadSource]
+    if arguments.reward:
+        from promptimal_trainer.reward import BadReward  # brings torch
+
+        failures.append(BadReward)
+    os.environ.pop("PROMPTIMAL_API_BASE", None)  # the run is what is measured, not what `promptimal` would use today
+
+    def server(name: str) -> Address | None:
+        url = getattr(arguments, name)
+        return Address(url, getattr(arguments, f"{name}_model")) if url else None
+
+    plan = Plan(
+        questions=tuple(arguments.questions or Plan.questions),
+        limit=arguments.limit,
+        data=arguments.data,
+        answerer=server("answerer"),
+        reward=arguments.reward,
+        judge=server("judge"),
+        optimizer=server("optimizer"),
+        generations=arguments.opro,
+    )
+    try:
+        result = evaluate(arguments.run, plan)
+    except tuple(failures) as error:
+        print(f"promptimal-train: {error}", file=sys.stderr)
+        return 1
+    print(results(result))
+    for part in result["left_out"]:
+        print(f"left out: {part}", file=sys.stderr)
+    print(f"all of it is in {directory(arguments.run) / 'evaluation.json'}", file=sys.stderr)
     return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from promptimal_trainer.report import BadRecord, write
+
+    try:
+        for path in write(arguments.runs, arguments.out or arguments.runs[0]):
+            print(path)
+    except BadRecord as error:
+        print(f"promptimal-train: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from promptimal_trainer.card import NoCard, write
+
+    try:
+        print(write(arguments.run))
+    except NoCard as error:
+        print(f"promptimal-train: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from promptimal_trainer.card import NoCard, push
+
+    try:
+        print(push(arguments.run, arguments.to))
+    except NoCard as error:
+        print(f"promptimal-train: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+_COMMANDS = {
+    "check": _check, "finetune": _finetune, "compare": _compare, "evaluate": _evaluate, "report": _report, "card": _card, "push": _push,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

