@@ -35,7 +35,9 @@ class RewardModel:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name_or_folder)
             model, info = AutoModelForSequenceClassification.from_pretrained(name_or_folder, dtype=torch.float32, output_loading_info=True)
         except (OSError, ValueError, ImportError, RuntimeError) as error:
-            raise BadReward(f"cannot load the reward model {name_or_folder!r}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
+            raise BadReward(
+                f"cannot load the reward model {name_or_folder!r}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+            ) from error
         if model.config.num_labels != 1:
             raise BadReward(f"{name_or_folder!r} has {model.config.num_labels} outputs; a reward model has one")
         if info["missing_keys"]:
