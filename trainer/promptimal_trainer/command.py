@@ -1,7 +1,8 @@
-"""The command `promptimal-train`: check pairs, fine-tune on them, compare what came of it.
+"""The command `promptimal-train`: build pairs, check them, fine-tune on them, compare what came of it.
 
 promptimal-train check
 promptimal-train finetune --recipe smollm2-135m --out runs/mine
+promptimal-train run recipe.toml --out runs/data
 """
 
 import argparse
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 from promptimal_trainer import pairs
+from promptimal_trainer.pipeline import command as pipeline
 
 
 def main() -> int:
@@ -39,9 +41,10 @@ def main() -> int:
     compare.add_argument("--out", type=Path, required=True, metavar="DIRECTORY", help="where sheet, key and verdicts are")
     compare.add_argument("--judge", metavar="URL", help="have an OpenAI-compatible server judge (key: OPENAI_API_KEY)")
     compare.add_argument("--judge-model", default="default", metavar="NAME", help="the model to ask for there")
+    pipeline.add(commands)
     arguments = parser.parse_args()
     try:
-        return {"check": _check, "finetune": _finetune, "compare": _compare}[arguments.command](arguments)
+        return {"check": _check, "finetune": _finetune, "compare": _compare}.get(arguments.command, pipeline.run)(arguments)
     except pairs.BadPairs as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
     except OSError as error:
