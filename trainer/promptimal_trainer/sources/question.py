@@ -1,0 +1,49 @@
+"""The one shape that every source gives, and how a source names what it cannot use."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+LETTERS = "ABCDEFGHIJ"
+
+
+class BadSource(Exception):
+    """A source, or a row of it, that cannot be used; the message names the place."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt as a person would type it, and what is known of a right answer.
+
+    `id` is stable: "mmlu/astronomy/17", "humaneval/3", "own/0b1f…". `kind` is "choice" (`answer` is the letter, `choices` the options in order,
+    which stand in `text` as well), "open" (`answer` is a reference, perhaps empty) or "code" (`answer` is the body of the function
+    `entry_point`, `tests` Python source that raises where a solution is wrong).
+    """
+
+    id: str
+    kind: str
+    text: str
+    choices: tuple[str, ...] = ()
+    answer: str = ""
+    tests: str = ""
+    entry_point: str = ""
+
+
+Item = tuple[str, Question | str]
+"""A place, "file:line", and the question that stands there, or what is wrong with it."""
+
+
+class Hub(NamedTuple):
+    """A data set of the hub: its name, configuration and split, and the columns that are read."""
+
+    name: str
+    config: str | None
+    split: str
+    columns: tuple[str, ...]
+
+
+def missing(record: Any, columns: tuple[str, ...]) -> str:
+    """What is wrong with a record that should have texts in these columns, or ""."""
+    if not isinstance(record, dict):
+        return "not a JSON object"
+    wrong = [column for column in columns if not isinstance(record.get(column), str)]
+    return f"no text in {', '.join(map(repr, wrong))}" if wrong else ""
