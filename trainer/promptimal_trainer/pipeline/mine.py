@@ -5,6 +5,7 @@ Writes `answered.jsonl`, every question with its answer and score, then `hard.js
 
 import hashlib
 import heapq
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -39,11 +40,20 @@ def questions(recipe: Recipe) -> Iterator[Record]:
 def keep_hard(answered: Path, hard: Path, recipe: Recipe) -> int:
     """Write the questions that were answered wrong or worst; how many."""
     opens = sorted(r.score for r in records.read(answered) if r.question.kind == "open" and r.score is not None)
-    bar = opens[max(0, round(recipe.worst * len(opens)) - 1)] if opens else 0.0
+    wanted = round(recipe.worst * len(opens))
+    bar = opens[wanted - 1] if wanted else -math.inf
+    at_the_bar = wanted - sum(score < bar for score in opens)  # of equals, the first ones
     kept = 0
     with records.whole(hard) as file:
         for record in records.read(answered):
-            if record.score is not None and (record.score <= bar if record.question.kind == "open" else record.score < 1):
+            if record.score is None:
+                continue
+            if record.question.kind == "open":
+                at_the_bar -= record.score == bar
+                keep = record.score < bar or (record.score == bar and at_the_bar >= 0)
+            else:
+                keep = record.score < 1
+            if keep:
                 file.write(records.line(record))
                 kept += 1
     return kept
