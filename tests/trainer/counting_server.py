@@ -83,7 +83,9 @@ class CountingServer:
         if fault == "cut early":
             return False
         if fault == "cut":
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n" + json.dumps(answer).encode()[:40])
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n" + json.dumps(answer).encode()[:40]
+            )
             await writer.drain()
             return False
         if fault == "wrong model":
@@ -125,7 +127,13 @@ def says(model: str, prompt: str, seed: int) -> str:
     number = int(hashlib.sha256(f"{model}\n{prompt}\n{seed}".encode()).hexdigest()[:8], 16)
     if model.startswith("teacher"):
         request = re.findall(r"<<<\n(.*?)\n>>>", prompt, re.S)[0]
-        asks = ("Explain each step.", "Consider every option in turn.", "Check the result before you answer.", "Say why.", "Give an example.")
+        asks = (
+            "Explain each step.",
+            "Consider every option in turn.",
+            "Check the result before you answer.",
+            "Say why.",
+            "Give an example.",
+        )
         return f"<prompt>{request}\n\n{asks[number % 5]} {asks[number // 5 % 5]}</prompt>"
     if model.startswith("judge"):
         return str(1 + number % 10)

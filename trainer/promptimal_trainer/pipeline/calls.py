@@ -11,12 +11,9 @@ import json
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from promptimal_trainer.pipeline.recipe import Model
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
 
 TRIES = 6
 """Times that a call is made before it counts as failed; a server's "429 wait" does not count."""
@@ -80,7 +77,7 @@ class Server:
     def __init__(self, model: Model, concurrency: int, brake: Brake) -> None:
         from openai import AsyncOpenAI  # half a second; a run whose answers are all stored does without
 
-        self._client: AsyncOpenAI = AsyncOpenAI(base_url=model.base_url, api_key=model.key, max_retries=0)
+        self._client = AsyncOpenAI(base_url=model.base_url, api_key=model.key, max_retries=0)
         self._slots = asyncio.Semaphore(concurrency)
         self._brake = brake
         self._not_before = 0.0

@@ -1,8 +1,8 @@
 """The pipeline's part of `promptimal-train`: a command for each stage, `run` for all of them, `status` and `store`.
 
-    promptimal-train run recipe.toml --out runs/data --dry-run
-    promptimal-train run recipe.toml --out runs/data
-    promptimal-train status recipe.toml --out runs/data
+promptimal-train run recipe.toml --out runs/data --dry-run
+promptimal-train run recipe.toml --out runs/data
+promptimal-train status recipe.toml --out runs/data
 """
 
 import argparse
@@ -50,7 +50,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     store.add_argument("--out", type=Path, required=True, metavar="DIRECTORY", help="the run's directory")
     store.add_argument("--dump", action="store_true", help="print every answer as a JSON line")
     store.add_argument("--prune-days", type=float, metavar="N", help="delete answers older than N days")
-    store.add_argument("--prune-unused", type=Path, metavar="RECIPE", help="delete answers that this recipe and the stage files do not ask for")
+    store.add_argument(
+        "--prune-unused", type=Path, metavar="RECIPE", help="delete answers that this recipe and the stage files do not ask for"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -137,7 +139,9 @@ def _status(arguments: argparse.Namespace) -> int:
     if store:
         spent = [entry for entry in store.spent() if entry.kind == "chat"]
         tokens, cost = sum(entry.tokens_in + entry.tokens_out for entry in spent), sum(entry.cost for entry in spent)
-        limits = [f"{settings.budget_tokens:,} tokens"] * bool(settings.budget_tokens) + [f"{settings.budget_cost:g}"] * bool(settings.budget_cost)
+        limits = [f"{settings.budget_tokens:,} tokens"] * bool(settings.budget_tokens) + [f"{settings.budget_cost:g}"] * bool(
+            settings.budget_cost
+        )
         within = f" of {' and '.join(limits)}" if limits else ""
         print(f"spent: {sum(entry.calls for entry in spent):,} calls, {tokens:,} tokens, cost {cost:.4f}{within}")
         for stage, count in store.all_pending().items():
@@ -167,7 +171,9 @@ def _store(arguments: argparse.Namespace) -> int:
             keep = asyncio.run(run.touched(recipe.read(arguments.prune_unused), arguments.out, store))
             print(f"deleted {store.prune(keep=keep)} answers", file=sys.stderr)
         counts = store.counts()
-        print("| stage | kind | model | answers | made | tokens in | tokens out | cost |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+        print(
+            "| stage | kind | model | answers | made | tokens in | tokens out | cost |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+        )
         for entry in store.spent():
             held = counts.get((entry.stage, entry.kind, entry.model), 0)
             print(

@@ -57,7 +57,12 @@ def estimate(recipe: Recipe, out: Path, store: Store | None) -> list[Line]:
 def table(lines: list[Line]) -> str:
     """The lines and their sum as a Markdown table."""
     rows = ["| stage | model | calls at most | stored | left | tokens for these | cost |", "| --- | --- | --- | --- | --- | --- | --- |"]
-    for line in [*lines, Line("all", "", sum(x.calls for x in lines), sum(x.stored for x in lines), sum(x.tokens for x in lines), sum(x.cost for x in lines))]:
+    for line in [
+        *lines,
+        Line(
+            "all", "", sum(x.calls for x in lines), sum(x.stored for x in lines), sum(x.tokens for x in lines), sum(x.cost for x in lines)
+        ),
+    ]:
         left = sum(x.left for x in lines) if line.stage == "all" else line.left
         rows.append(f"| {line.stage} | {line.role} | {line.calls:,} | {line.stored:,} | {left:,} | {line.tokens:,} | {line.cost:.2f} |")
     return "\n".join(rows)
@@ -66,13 +71,21 @@ def table(lines: list[Line]) -> str:
 def _line(stage: str, role: str, size: _Size, recipe: Recipe, lengths: dict[str, int], store: Store | None) -> Line:
     prompts = {"mine": 1, "propose": 0, "score": 1 + recipe.versions, "refine": recipe.versions * recipe.rounds}[stage]
     answers = prompts * (1 if stage == "mine" else recipe.samples)
-    per_question = {"teacher": {"propose": recipe.versions, "refine": recipe.versions * recipe.rounds}.get(stage, 0), "answerer": answers, "judge": answers}[role]
+    per_question = {
+        "teacher": {"propose": recipe.versions, "refine": recipe.versions * recipe.rounds}.get(stage, 0),
+        "answerer": answers,
+        "judge": answers,
+    }[role]
     if role == "judge" and recipe.judge is None:
         return Line(stage, role, 0, 0, 0, 0.0)
     model = recipe.model(role)
     calls = per_question * (size.opens if role == "judge" else size.count)
     mean = size.characters // max(1, size.count)
-    tokens_in = {"teacher": _instruction() + 2 * mean // 4 + lengths["answerer"], "answerer": mean // 4, "judge": mean // 4 + lengths["answerer"] + 50}[role]
+    tokens_in = {
+        "teacher": _instruction() + 2 * mean // 4 + lengths["answerer"],
+        "answerer": mean // 4,
+        "judge": mean // 4 + lengths["answerer"] + 50,
+    }[role]
     stored = min(calls, (store.counts() if store else {}).get((stage, "chat", model.model), 0))
     left = calls - stored
     return Line(stage, role, calls, stored, left * (tokens_in + lengths[role]), model.cost(left * tokens_in, left * lengths[role]))

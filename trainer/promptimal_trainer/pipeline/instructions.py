@@ -26,7 +26,9 @@ Messages = list[dict[str, str]]
 
 def propose(record: Record) -> Messages:
     """Ask for an improved prompt, with the poor answer in view."""
-    return _user(f"{_IMPROVE}\n\n{_block('The prompt', record.question.text)}\n\n{_block('A poor answer to it, of the chatbot', record.answer)}")
+    return _user(
+        f"{_IMPROVE}\n\n{_block('The prompt', record.question.text)}\n\n{_block('A poor answer to it, of the chatbot', record.answer)}"
+    )
 
 
 def refine(record: Record, chain: tuple[Attempt, ...]) -> Messages:
@@ -36,7 +38,11 @@ def refine(record: Record, chain: tuple[Attempt, ...]) -> Messages:
     if original and original.score is not None:
         parts.append(f"Its answers score {original.score:g}; higher is better.")
     if carried:
-        parts += [_block("The best prompt so far", carried.prompt), f"Its answers score {carried.score:g}.", _block("One of them", carried.answer)]
+        parts += [
+            _block("The best prompt so far", carried.prompt),
+            f"Its answers score {carried.score:g}.",
+            _block("One of them", carried.answer),
+        ]
     if last is not carried:
         why = f"it scored {last.score:g}" if last.score is not None else f"it cannot be used: {last.fault}"
         parts.append(_block(f"Your last attempt was worse: {why}. Do not repeat it", last.prompt))
@@ -56,7 +62,12 @@ def read_prompt(reply: str) -> str:
     marked = re.search(r"<prompt>(.*?)(?:</prompt>|\Z)", reply, re.S)
     text = (marked[1] if marked else reply.replace("</prompt>", "")).strip()
     if not marked:
-        text = re.sub(r"\A\W*(?:here (?:is|'s) )?(?:the |an |your )?(?:improved|better|new) (?:version of the )?prompt\W*:\W*\n*", "", text, flags=re.I)
+        text = re.sub(
+            r"\A\W*(?:here (?:is|'s) )?(?:the |an |your )?(?:improved|better|new) (?:version of the )?prompt\W*:\W*\n*",
+            "",
+            text,
+            flags=re.I,
+        )
         text = re.sub(r"\A([\"“])([^\"“”]*)[\"”]\Z", r"\2", text).strip()
     if not text:
         raise ValueError("no prompt in the reply")

@@ -1,9 +1,9 @@
 """The one shape in which questions go through the stages: a line of JSON each, more on it after every stage.
 
-    hard.jsonl        the question, what the answerer said, the score of that
-    proposals.jsonl   and the chains, each begun with a proposal
-    scored.jsonl      and the scores of the prompt as it was and of each proposal
-    refined.jsonl     and the further attempts of each chain
+hard.jsonl        the question, what the answerer said, the score of that
+proposals.jsonl   and the chains, each begun with a proposal
+scored.jsonl      and the scores of the prompt as it was and of each proposal
+refined.jsonl     and the further attempts of each chain
 """
 
 import contextlib
@@ -51,17 +51,8 @@ def best(chain: tuple[Attempt, ...]) -> Attempt | None:
 
 def read(path: Path) -> Iterator[Record]:
     """The records of a stage's file, one at a time. Raises BadPairs, which names file and line, where one has another shape."""
-    for place, line in read_lines(path):
-        try:
-            yield Record(
-                _question(line["question"]),
-                line.get("answer", ""),
-                line.get("score"),
-                Attempt(**line["original"]) if line.get("original") else None,
-                tuple(tuple(Attempt(**attempt) for attempt in chain) for chain in line.get("chains", ())),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BadPairs(f"{place}: no record of a stage: {error}") from error
+    for place, values in read_lines(path):
+        yield _record(values, place)
 
 
 def line(record: Record) -> str:
@@ -79,6 +70,19 @@ def whole(path: Path) -> Iterator[IO[str]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _record(values: dict[str, Any], place: str) -> Record:
+    try:
+        return Record(
+            _question(values["question"]),
+            values.get("answer", ""),
+            values.get("score"),
+            Attempt(**values["original"]) if values.get("original") else None,
+            tuple(tuple(Attempt(**attempt) for attempt in chain) for chain in values.get("chains", ())),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadPairs(f"{place}: no record of a stage: {error}") from error
 
 
 def _question(values: dict[str, Any]) -> Question:

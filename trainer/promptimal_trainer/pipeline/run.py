@@ -69,7 +69,9 @@ async def _run(names: Iterable[str], recipe: Recipe, out: Path, store: Store) ->
     return failed
 
 
-async def run_stage(stage: Stage, recipe: Recipe, out: Path, store: Store, sender: Sender, brake: Brake, *, made_here: bool = True) -> Outcome:
+async def run_stage(
+    stage: Stage, recipe: Recipe, out: Path, store: Store, sender: Sender, brake: Brake, *, made_here: bool = True
+) -> Outcome:
     """Run one stage with the answers that `sender` gives. Nothing is written where some were Postponed."""
     read = source(stage, recipe, out)
     total = sum(1 for _ in read())  # also finds what cannot be read before anything is paid

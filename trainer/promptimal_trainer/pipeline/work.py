@@ -117,7 +117,9 @@ class Work:
                 (value,) = await asyncio.to_thread(model.score, [(prompt, answer)])
             return float(value)
 
-        return float(await self._local("reward", {"model": model.fingerprint, "prompt": prompt, "answer": answer}, self.recipe.reward, make))
+        return float(
+            await self._local("reward", {"model": model.fingerprint, "prompt": prompt, "answer": answer}, self.recipe.reward, make)
+        )
 
     async def passes(self, code: str, question: Question) -> bool:
         """Whether a program passes the question's tests, in a sandbox."""
