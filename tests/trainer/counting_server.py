@@ -75,6 +75,8 @@ class CountingServer:
         if fault.startswith("429"):
             wait = "Wed, 21 Oct 2015 07:28:00 GMT" if "date" in fault else "0.05"
             return await self._send(writer, "429 Too Many Requests", '{"error": {"message": "slow down"}}', f"Retry-After: {wait}\r\n")
+        if fault == "401":
+            return await self._send(writer, "401 Unauthorized", '{"error": {"message": "wrong key"}}')
         if fault == "500":
             return await self._send(writer, "500 Internal Server Error", '{"error": {"message": "overloaded"}}')
         if fault == "hang":
@@ -137,6 +139,8 @@ def says(model: str, prompt: str, seed: int) -> str:
         return f"<prompt>{request}\n\n{asks[number % 5]} {asks[number // 5 % 5]}</prompt>"
     if model.startswith("judge"):
         return str(1 + number % 10)
+    if "def " in prompt:
+        return f"```python\ndef double(x):\n    return x * {1 + number % 3}\n```"
     return f"The answer is {'ABCD'[number % 4]}."
 
 
@@ -157,8 +161,18 @@ def running(**options: Any) -> Iterator[CountingServer]:
     try:
         yield server
     finally:
+        asyncio.run_coroutine_threadsafe(_end(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+        loop.close()
+
+
+async def _end() -> None:
+    """Hang up on whoever still waits."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _forever(delay: float) -> None:

@@ -21,6 +21,7 @@ from counting_server import CountingServer
 RECIPE = """
 sources = ["own:{questions}"]
 worst = 0.5
+samples = 2
 concurrency = {concurrency}
 [teacher]
 model = "teacher"

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked
 
 
 def test_a_run_killed_two_hundred_times_loses_no_answer_and_asks_for_none_again(tmp_path):
-    questions = 40
+    questions = 70
     with running(delay=0.02) as server:
         written = write_recipe(tmp_path, server.base, questions)
         account = kill_over_and_over(written, tmp_path / "killed", server, kills=200)
