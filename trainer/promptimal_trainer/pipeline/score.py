@@ -44,9 +44,9 @@ async def grade(question: Question, answer: str, work: Work) -> float:
 
         return float(chosen(answer, question.choices) == question.answer)
     if question.kind == "code":
-        from promptimal_trainer.sandbox import extract_code
+        from promptimal_trainer.sandbox import program
 
-        return float(await work.passes(extract_code(answer), question))
+        return float(await work.passes(program(question.text, answer), question))
     if work.recipe.judge:
         return float((await work.chat("judge", instructions.judge(question.text, answer))).value)
     return await work.reward(question.text, answer)

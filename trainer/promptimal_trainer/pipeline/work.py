@@ -5,7 +5,9 @@ Who makes a chat answer is the sender's business: `Live` calls the server; `batc
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import cache
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from promptimal_trainer.pipeline.calls import Brake, Budget, Failed, Reply, Server, Stop, tokens_of
@@ -122,11 +124,12 @@ class Work:
         )
 
     async def passes(self, code: str, question: Question) -> bool:
-        """Whether a program passes the question's tests, in a sandbox."""
+        """Whether a program passes the question's tests, in a sandbox. Raises Stop where the sandbox does not work on this machine."""
         from promptimal_trainer.sandbox import run_tests
 
         async def make() -> list[Any]:
             async with self._processors:
+                _try_sandbox()
                 return list(await asyncio.to_thread(run_tests, code, question.tests, question.entry_point))
 
         request = {"code": code, "tests": question.tests, "entry_point": question.entry_point}
@@ -167,6 +170,18 @@ async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 def spent_on(reply: Reply, model: Model, stage: str) -> Spent:
     """What a reply took."""
     return Spent(stage, "chat", model.model, 1, reply.tokens_in, reply.tokens_out, model.cost(reply.tokens_in, reply.tokens_out))
+
+
+@cache
+def _try_sandbox() -> None:
+    """Say once what the sandbox cannot do here; where it does nothing, every program would count as wrong."""
+    from promptimal_trainer.sandbox import run_tests, weaknesses
+
+    outcome = run_tests("def one():\n    return 1\n", "assert one() == 1\n", "one")
+    if not outcome.passed:
+        raise Stop(f"the sandbox for code does not work here: {outcome.why}; leave out the sources with code")
+    for weakness in weaknesses():
+        print(f"promptimal-train: sandbox: {weakness}", file=sys.stderr)
 
 
 def _most(model: Model, body: dict[str, Any]) -> tuple[float, float]:
