@@ -30,14 +30,14 @@ def chosen(answer: str, choices: tuple[str, ...]) -> str | None:
 
     What it says outright ("the answer is B") counts before a letter it opens or ends with, and that before an option it repeats.
     """
-    for found in (_stated(answer), _alone(answer), _listed(answer), _quoted(answer, choices)):
+    for found in (stated(answer), _alone(answer), _listed(answer), _quoted(answer, choices)):
         if found:
             (letter, *others) = sorted(found)
             return None if others or LETTERS.index(letter) >= len(choices) else letter
     return None
 
 
-def _stated(answer: str) -> set[str]:
+def stated(answer: str) -> set[str]:
     """Letters that a sentence says to be the answer; with "so the answer is" or "final answer" the last one alone."""
     matches = sorted((match for pattern in _STATED for match in pattern.finditer(answer)), key=lambda match: match.end(1))
     found = [match[1] for match in matches]
