@@ -114,11 +114,13 @@ def outputs(out: Path) -> dict[str, bytes]:
 
 
 def _start_runs(recipe: str, out: str) -> None:
-    import openai  # noqa: F401
+    import aiohttp  # noqa: F401
+    import openai
 
     from promptimal_trainer.command import main
     from promptimal_trainer.pipeline import batch, estimate, run  # noqa: F401
 
+    openai.DefaultAioHttpClient  # noqa: B018  # its modules, too
     for _ in sys.stdin:
         process = os.fork()
         if process == 0:
