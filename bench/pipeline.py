@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     arguments = parser.parse_args()
     print(f"{machine()}, load average {os.getloadavg()[0]:.1f}\n")
-    print("| server answers after | questions | calls at once | seconds | calls/s | of the possible | processor time a call | peak memory | again, from the store |")
+    print(
+        "| server answers after | questions | calls at once | seconds | calls/s | of the possible | processor time a call | peak memory | again, from the store |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     if arguments.seconds:
         _measure(arguments.seconds * AT_ONCE, 1.0)
@@ -50,7 +52,9 @@ def main() -> None:
     if arguments.kills:
         with tempfile.TemporaryDirectory() as folder, running(delay=0.03) as server:
             began = time.time()
-            account = kill_over_and_over(write_recipe(Path(folder), server.base, 120), Path(folder) / "out", server, arguments.kills, within=0.35)
+            account = kill_over_and_over(
+                write_recipe(Path(folder), server.base, 120), Path(folder) / "out", server, arguments.kills, within=0.35
+            )
         print(
             f"\n{account.kills} kills (SIGKILL, {account.while_working} of them before the run was done) in {time.time() - began:.0f} s: no stored answer"
             f" lost, none asked for again; {account.lost} of {account.calls} calls were under way when killed and made again"
@@ -61,7 +65,9 @@ def _measure(count: int, delay: float) -> None:
     with tempfile.TemporaryDirectory() as name, _server(delay) as base:
         folder = Path(name)
         with (folder / "made_up_test.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([f"Which of these is the {n}th?", "Vega", "Rigel", "Sirius", "Deneb", "ABCD"[n % 4]] for n in range(count))
+            csv.writer(file).writerows(
+                [f"Which of these is the {n}th?", "Vega", "Rigel", "Sirius", "Deneb", "ABCD"[n % 4]] for n in range(count)
+            )
         (folder / "recipe.toml").write_text(RECIPE.format(file=folder / "made_up_test.csv", base=base, at_once=AT_ONCE))
         _, memory, processor = _run(folder)
         seconds, _, _ = _run(folder)

@@ -57,8 +57,10 @@ def write_recipe(folder: Path, base: str, questions: int, concurrency: int = 4) 
     return recipe
 
 
-def kill_over_and_over(recipe: Path, out: Path, server: CountingServer, kills: int, seed: int = 0, within: float = 0.25) -> Account:
-    """Start the run and kill it, `kills` times, each at a random moment of its first `within` seconds; then let it end.
+def kill_over_and_over(recipe: Path, out: Path, server: CountingServer, kills: int, seed: int = 0, within: float = 0.12) -> Account:
+    """Start the run and kill it, `kills` times; then let it end.
+
+    One kill in five comes at a random moment after the start, the others at a random moment of the first `within` seconds after its first call.
 
     Asserts after each kill that the store holds every answer it held before, and whatever was asked in later runs was not in it: no answer that
     was stored is asked for again, and at most as many calls are lost as were under way.
@@ -67,7 +69,11 @@ def kill_over_and_over(recipe: Path, out: Path, server: CountingServer, kills: i
     stored: set[str] = set()
     working = lost = 0
     starter = subprocess.Popen(
-        [sys.executable, __file__, str(recipe), str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, __file__, str(recipe), str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     assert starter.stdin and starter.stdout
     with starter:
@@ -77,6 +83,7 @@ def kill_over_and_over(recipe: Path, out: Path, server: CountingServer, kills: i
             starter.stdin.flush()
             process = int(starter.stdout.readline())
             if number < kills:
+                _wait_for_a_call(server, number, seconds=0.0 if number % 5 == 0 else 5.0)
                 time.sleep(moments.uniform(0.0, within))
                 os.kill(process, signal.SIGKILL)
             status = int(starter.stdout.readline())
@@ -93,6 +100,12 @@ def kill_over_and_over(recipe: Path, out: Path, server: CountingServer, kills: i
         assert status == 0, "the last run did not end well"
         starter.stdin.close()
     return Account(kills, working, lost, sum(server.asked.values()))
+
+
+def _wait_for_a_call(server: CountingServer, process: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not server.by_process[process] and time.monotonic() < end:
+        time.sleep(0.002)
 
 
 def keys(out: Path) -> set[str]:

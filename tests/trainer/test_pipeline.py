@@ -162,7 +162,13 @@ def test_a_server_that_is_not_there_is_told_in_a_sentence(tmp_path, monkeypatch)
 
 def test_an_interrupted_run_keeps_the_calls_under_way(tmp_path):
     with running(delay=0.5) as slow:
-        command = [Path(sys.executable).parent / "promptimal-train", "mine", write_recipe(tmp_path, slow.base, 40), "--out", tmp_path / "out"]
+        command = [
+            Path(sys.executable).parent / "promptimal-train",
+            "mine",
+            write_recipe(tmp_path, slow.base, 40),
+            "--out",
+            tmp_path / "out",
+        ]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         while len(slow.asked) < 6:
             time.sleep(0.02)
@@ -206,7 +212,9 @@ def _by_batches(stage: str, written: Path, out: Path, folder: Path) -> int:
                 assert len({r["body"]["model"] for r in requests}) == 1
                 for request in reversed(requests):
                     response = {"status_code": 200, "request_id": "req_1", "body": completion(request["body"])}
-                    file.write(json.dumps({"id": "batch_req_1", "custom_id": request["custom_id"], "response": response, "error": None}) + "\n")
+                    file.write(
+                        json.dumps({"id": "batch_req_1", "custom_id": request["custom_id"], "response": response, "error": None}) + "\n"
+                    )
         results = ["--batch-in", path]
     raise AssertionError("no end of batches")
 
@@ -275,7 +283,11 @@ def test_choices_are_scored_by_accuracy_and_code_by_its_tests(tmp_path, server):
     assert run.run(run.NAMES, values, tmp_path / "out") == 0
     answered, refined = (list(records.read(tmp_path / "out" / f"{name}.jsonl")) for name in ("answered", "refined"))
     for record in answered:
-        right = f"The answer is {record.question.answer}." if record.question.kind == "choice" else "```python\ndef double(x):\n    return x * 2\n```"
+        right = (
+            f"The answer is {record.question.answer}."
+            if record.question.kind == "choice"
+            else "```python\ndef double(x):\n    return x * 2\n```"
+        )
         assert record.score == float(record.answer == right)
     assert {r.question.kind for r in refined} == {"choice", "code"} and all(r.score == 0 for r in refined)
     scores = {a.score for r in refined for chain in r.chains for a in chain if a.score is not None}
@@ -308,7 +320,12 @@ def test_the_best_of_a_chain_is_selected_if_it_beats_its_own_original(tmp_path):
 
 @pytest.mark.parametrize(
     "improved",
-    ["Name three rivers of France.", "Name rivers of France, not the Loire.", "Name three rivers, not the Loire.", f"{REQUEST} Say what happened in 1789."],
+    [
+        "Name three rivers of France.",
+        "Name rivers of France, not the Loire.",
+        "Name three rivers, not the Loire.",
+        f"{REQUEST} Say what happened in 1789.",
+    ],
 )
 def test_a_prompt_that_lost_or_brings_in_something_is_not_selected(tmp_path, improved):
     assert selected(tmp_path, chained(0.2, 0.9, improved=improved)) == []

@@ -36,7 +36,7 @@ class Line(NamedTuple):
 class _Size(NamedTuple):
     """How many questions, how many of them open, and characters of their texts in all."""
 
-    count: int = 0
+    questions: int = 0
     opens: int = 0
     characters: int = 0
 
@@ -79,8 +79,8 @@ def _line(stage: str, role: str, size: _Size, recipe: Recipe, lengths: dict[str,
     if role == "judge" and recipe.judge is None:
         return Line(stage, role, 0, 0, 0, 0.0)
     model = recipe.model(role)
-    calls = per_question * (size.opens if role == "judge" else size.count)
-    mean = size.characters // max(1, size.count)
+    calls = per_question * (size.opens if role == "judge" else size.questions)
+    mean = size.characters // max(1, size.questions)
     tokens_in = {
         "teacher": _instruction() + 2 * mean // 4 + lengths["answerer"],
         "answerer": mean // 4,

@@ -87,7 +87,8 @@ def _record(values: dict[str, Any], place: str) -> Record:
 
 def _question(values: dict[str, Any]) -> Question:
     known = {field.name for field in fields(Question)}
-    return Question(**{k: tuple(v) if k == "choices" else v for k, v in values.items() if k in known})
+    given = {name: value for name, value in values.items() if name in known}
+    return Question(**{**given, "choices": tuple(given.get("choices", ()))})
 
 
 def _full(value: Any) -> Any:

@@ -192,6 +192,9 @@ def _most(model: Model, body: dict[str, Any]) -> tuple[float, float]:
 
 
 def _reward_model(name: str) -> Any:
-    from promptimal_trainer.reward import RewardModel
+    from promptimal_trainer.reward import BadReward, RewardModel
 
-    return RewardModel(name)
+    try:
+        return RewardModel(name)
+    except BadReward as error:
+        raise Stop(str(error)) from error
