@@ -1,4 +1,4 @@
-"""A run that is killed, whenever that be, goes on and pays for nothing twice."""
+"""A run that is killed, whenever that be, goes on and pays for nothing twice. Two hundred kills are in bench/pipeline.py."""
 
 import os
 
@@ -11,13 +11,12 @@ from promptimal_trainer.pipeline import recipe, run
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked, for speed")
 
 
-def test_a_run_killed_two_hundred_times_loses_no_answer_and_asks_for_none_again(tmp_path):
-    questions = 70
+def test_a_run_killed_forty_times_loses_no_answer_and_asks_for_none_again(tmp_path):
+    questions = 24
     with running(delay=0.02) as server:
         written = write_recipe(tmp_path, server.base, questions)
-        account = kill_over_and_over(written, tmp_path / "killed", server, kills=200)
-    print(account)
-    assert account.while_working > 150, "the run was done before most of the kills"
+        account = kill_over_and_over(written, tmp_path / "killed", server, kills=40)
+    assert account.while_working > 30, "the run was done before most of the kills"
     with running() as server:
         undisturbed = recipe.read(write_recipe(tmp_path, server.base, questions, concurrency=16))
         assert run.run(run.NAMES, undisturbed, tmp_path / "undisturbed") == 0
