@@ -18,7 +18,9 @@ def tiny_reward(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reward")
     trained = Tokenizer(models.Unigram())
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    trained.train_from_iterator(WORDS, trainers.UnigramTrainer(vocab_size=80, special_tokens=special, unk_token="[UNK]", show_progress=False))
+    trained.train_from_iterator(
+        WORDS, trainers.UnigramTrainer(vocab_size=80, special_tokens=special, unk_token="[UNK]", show_progress=False)
+    )
     tokenizer = DebertaV2Tokenizer(vocab=[(trained.id_to_token(n), -float(n > 4)) for n in range(trained.get_vocab_size())])
     tokenizer.save_pretrained(folder)
     config = DebertaV2Config(

@@ -10,7 +10,14 @@ import pytest
 
 from promptimal_trainer.sources import BadSource, Question, read
 
-SKY = ["Why is the sky blue?\nThink.", "The molecules are blue.", 'It "reflects" the sea.', "Blue scatters more.", "Blue is absorbed less.", "C"]
+SKY = [
+    "Why is the sky blue?\nThink.",
+    "The molecules are blue.",
+    'It "reflects" the sea.',
+    "Blue scatters more.",
+    "Blue is absorbed less.",
+    "C",
+]
 SUM = ["Find 2 + 2.", "3", "4", "5", "6", "B"]
 CREPES = {"instruction": "Describe how to make crepes.", "input": "", "output": "Mix flour and eggs."}
 SYNONYM = {"instruction": "Replace the adverb:", "input": "The car sped quickly.", "output": "The car sped rapidly."}
@@ -88,7 +95,12 @@ def test_questions_are_read_one_at_a_time(tmp_path):
         ("mmlu", "m.csv", ",1,2,3,4,A\n", r"m\.csv:1: the question is empty"),
         ("mmlu", "m.csv", 'q,1,2,3,4,A\n"q" x,1,2,3,4,A\n', r"m\.csv:2: not CSV"),
         ("mmlu", "m.csv", b"q,1,2,3,4,A\nq\xff,1,2,3,4,A\n", r"m\.csv:2: not UTF-8"),
-        ("alpaca", "a.json", '[\n{"instruction": "x", "input": "", "output": ""},\n{"instruction": "x"}]', r"a\.json:3: no text in 'input', 'output'"),
+        (
+            "alpaca",
+            "a.json",
+            '[\n{"instruction": "x", "input": "", "output": ""},\n{"instruction": "x"}]',
+            r"a\.json:3: no text in 'input', 'output'",
+        ),
         ("alpaca", "a.json", '[\n{"instruction": " ", "input": "x", "output": ""}]', r"a\.json:2: the instruction is empty"),
         ("alpaca", "a.json", '[\n\n"x"]', r"a\.json:3: not a JSON object"),
         ("humaneval", "h.jsonl", json.dumps(ADD) + "\nx\n", r"h\.jsonl:2: not JSON"),
@@ -163,7 +175,12 @@ class TestHub:
     def test_mmlu(self):
         d = self.datasets
         kinds = d.Features(
-            {"question": d.Value("string"), "subject": d.Value("string"), "choices": d.List(d.Value("string")), "answer": d.ClassLabel(names=list("ABCD"))}
+            {
+                "question": d.Value("string"),
+                "subject": d.Value("string"),
+                "choices": d.List(d.Value("string")),
+                "answer": d.ClassLabel(names=list("ABCD")),
+            }
         )
         rows = [{"question": q, "subject": "astronomy", "choices": c, "answer": "ABCD".index(a)} for q, *c, a in (SKY, SUM)]
         card = "- config_name: all\n  data_files:\n  - split: test\n    path: all/test-*"
@@ -174,7 +191,9 @@ class TestHub:
         assert from_hub[1].id == "mmlu/astronomy/row-2"
 
     def test_alpaca(self):
-        self.write("tatsu-lab/alpaca", "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet", [{**r, "text": "…"} for r in (CREPES, SYNONYM)])
+        self.write(
+            "tatsu-lab/alpaca", "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet", [{**r, "text": "…"} for r in (CREPES, SYNONYM)]
+        )
         (self.folder / "a.json").write_text(json.dumps([CREPES, SYNONYM]))
         assert list(read("alpaca")) == list(read(f"alpaca:{self.folder / 'a.json'}"))
 

@@ -15,11 +15,11 @@ _STATED = (  # each with the letter as its only group
     re.compile(
         rf"\b(?i:option|choice|answer|letter)\s+{_LETTER}{_END}\s+is\s+(?:the\s+)?(?:most\s+|best\s+)?(?:correct|right|best|true|accurate)\b"
     ),
-    re.compile(rf"(?<!\w){_LETTER}{_END}\s+is\s+(?:the\s+)?(?:most\s+|best\s+)?(?:correct|right|best|true|accurate)\b"),
+    re.compile(rf"(?<!\w){_LETTER}{_END}\s+is\s+(?:the\s+)?(?:most\s+|best\s+)?(?:correct|right|best)\b"),
     re.compile(rf"\b(?i:choose|chose|pick|select|go with|going with)\s+(?i:(?:option|answer|choice)\s+)?{_LETTER}"),
     re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-J])\)?\}"),
 )
-_SECOND = re.compile(rf"^{_END}\s*(?i:or|and|and/or|/)\s+(?i:option\s+)?{_LETTER}(?!\w)")
+_SECOND = re.compile(rf"^{_END}(?:\s*(?i:or|and|and/or|/)\s+(?i:option\s+)?{_LETTER}|,\s*([A-J]){_END}\s*(?:,|or\b|and\b))")
 _FINAL = re.compile(r"\b(?:final answer|so,? the (?:correct |right |best )?answer)\b", re.I)
 _ALONE = re.compile(rf"^\s*{_MARK}(?:(?i:answer|option|choice)\s*:?\s*)?{_MARK}([A-J])(?:[.):,*_`\]\"'”]+(?:\s|$)|\s*$|\s+[-–—]\s)")
 _OPENS_LINE = re.compile(r"(?:^|\n)\s*(?:[-*]\s+)?[*_`(\[]*([A-J])[*_`]*[.):\]]")
@@ -30,11 +30,17 @@ def chosen(answer: str, choices: tuple[str, ...]) -> str | None:
 
     What it says outright ("the answer is B") counts before a letter it opens or ends with, and that before an option it repeats.
     """
-    for found in (stated(answer), _alone(answer), _listed(answer), _quoted(answer, choices)):
+    for found in (_exact(answer, choices), stated(answer), _alone(answer), _listed(answer), _quoted(answer, choices)):
         if found:
             (letter, *others) = sorted(found)
             return None if others or LETTERS.index(letter) >= len(choices) else letter
     return None
+
+
+def _exact(answer: str, choices: tuple[str, ...]) -> set[str]:
+    """The option that is the whole answer; a single letter is the letter of one."""
+    text = _plain(answer)
+    return {letter for letter, choice in zip(LETTERS, choices, strict=False) if _plain(choice) == text} if len(text) > 1 else set()
 
 
 def stated(answer: str) -> set[str]:
@@ -43,7 +49,7 @@ def stated(answer: str) -> set[str]:
     found = [match[1] for match in matches]
     if _FINAL.search(answer):
         return set(found[-1:])
-    return {*found, *(second[1] for match in matches if (second := _SECOND.match(answer[match.end(1) :])))}
+    return {*found, *(second[1] or second[2] for match in matches if (second := _SECOND.match(answer[match.end(1) :])))}
 
 
 def _alone(answer: str) -> set[str]:

@@ -40,7 +40,7 @@ def main() -> None:
     os.setsid()
     limit(job["seconds"], job["memory"])
     if "probe" in job:
-        result = {"apart": apart, "kept": kept, "readable": library_is_readable()}
+        result: dict[str, object] = {"apart": apart, "kept": kept, "readable": library_is_readable()}
     else:
         result = run(job["code"], job["tests"], job["entry_point"])
     secret = door.recv(64).decode()  # not read before the tests are done, so that it is in no variable while they run
@@ -75,7 +75,7 @@ def leave() -> bool:
     if sys.platform != "linux":
         return False
     libc, root = _libc(), os.geteuid() == 0
-    apart = libc.unshare(_APART if root else _APART | _NEW_USER) == 0
+    apart = bool(libc.unshare(_APART if root else _APART | _NEW_USER) == 0)
     if root:
         libc.prctl(_KEEP_CAPABILITIES, 1, 0, 0, 0)
         user = 30_000 + os.getpid() % 30_000  # its own for each sandbox: the limit on processes counts a user's

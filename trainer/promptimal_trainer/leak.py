@@ -4,25 +4,30 @@ What the original prompt says itself is no leak. The checks look for what is new
 lines of the solution whatever its variables are called, long runs of the reference answer's words.
 """
 
+import ast
 import builtins
+import contextlib
 import keyword
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from promptimal_trainer.answers import stated
+from promptimal_trainer.sandbox import code_blocks
 from promptimal_trainer.sources.question import LETTERS, Question
 
 _RUN = 8  # words in a row that a prompt and a reference answer share by chance no more
 _SHORT = 25  # words; a longer answer holds many numbers that are not its result
-_LINE_OF_CODE = 6  # fixed tokens (all but variables) from which on one line is recognised
+_LINE_OF_CODE = 5  # fixed tokens (all but variables and brackets) from which on one line is recognised
 _KEPT = {*keyword.kwlist, *keyword.softkwlist, *dir(builtins)} - {"_", "input", "type", "id"}
 _UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
 _TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
 _VALUE = {**{w: n for n, w in enumerate(_UNITS)}, **{w: 10 * n for n, w in enumerate(_TENS) if n > 1}}
 _SCALE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\d+(?:,\d{3})*(?:\.\d+)?|(?<![\w.])[-−]?\.\d+")
-_TOKEN = re.compile(r"""("{3}|'{3}).*?\1|"[^"\n]*"|'[^'\n]*'|\d[\w.]*|\.?[^\W\d]\w*|[-+*/%<>=!&|^]=|//|\*\*|->|[^\w\s]""", re.S)
+_LIST_NUMBER = re.compile(r"^\s*\d+[.)]\s", re.M)
+_TOKEN = re.compile(r"""("{3}|'{3}).*?\1|"[^"\n]*"|'[^'\n]*'|\d[\w.]*|\.?[^\W\d]\w*|[-+*/%<>=!&|^]=|//|\*\*|->|[^\w\s()]""", re.S)
 _NAMED = re.compile(r"(?<!\w)\(?([A-J])(?!\w)(?!['’]\w)")
 
 
@@ -33,18 +38,23 @@ def leaks(prompt: str, question: Question) -> str | None:
 
 
 def _choice(prompt: str, question: Question) -> Iterator[str]:
-    if question.answer in set(stated(prompt)) - set(stated(question.text)):
+    if stated(prompt) - stated(question.text) == {question.answer}:
         yield f"it says that the answer is {question.answer}"
     right = LETTERS.index(question.answer)
     more = [_count(choice, prompt) - _count(choice, question.text) for choice in question.choices]
     others = [more[n] - more[right] * _count(c, question.choices[right]) for n, c in enumerate(question.choices) if n != right]
     if more[right] > max(others, default=0):
         yield f"it repeats the right option, {question.choices[right]!r}, and not the others"
-    if more[right] >= 0 and others and min(others) < 0 and not all(_nearly(c, prompt) for n, c in enumerate(question.choices) if n != right):
+    fresh = _fresh_lines(prompt, question.text)
+    gone = [choice for number, choice in enumerate(question.choices) if more[number] < 0 and not _nearly(choice, fresh)]
+    within = sum(
+        min(more[number], 0) * _count(question.choices[right], choice) for number, choice in enumerate(question.choices) if number != right
+    )
+    if more[right] >= within and gone:
         yield "it leaves out wrong options"
     if _odd_one(_decorations(prompt, question.choices)) == right and _odd_one(_decorations(question.text, question.choices)) != right:
         yield f"it marks the right option, {question.answer}"
-    named = set(_named(_new_lines(prompt, question.text)))
+    named = set(_named(_new_sentences(prompt, question)))
     if question.answer in named and len(named) < len(question.choices):
         yield f"it singles out option {question.answer}"
     if more[right] <= 0:
@@ -54,9 +64,9 @@ def _choice(prompt: str, question: Question) -> Iterator[str]:
 
 def _open(prompt: str, question: Question) -> Iterator[str]:
     answer, new, old = _words(question.answer), _words(prompt), _words(question.text)
-    known = set(_runs(old, _RUN))
+    added = set(_runs(new, _RUN)) - set(_runs(old, _RUN))
     for run in _runs(answer, _RUN):
-        if run not in known and run in set(_runs(new, _RUN)):
+        if run in added:
             yield f"it has words of the answer: {' '.join(run)!r}"
     if 0 < len(answer) < _RUN and len(question.answer.strip()) > 3 and _has(new, answer) and not _has(old, answer):
         yield f"it has the answer: {question.answer.strip()!r}"
@@ -65,16 +75,16 @@ def _open(prompt: str, question: Question) -> Iterator[str]:
 
 
 def _code(prompt: str, question: Question) -> Iterator[str]:
-    given, new = f" {' '.join(_tokens(question.text))} ", f" {' '.join(_tokens(prompt))} "
+    given, new = _stream(question.text), _stream("\n".join([prompt, *(_rewritten(code) for code in code_blocks(prompt))]))
     total = found = 0
     for line in question.answer.splitlines():
         tokens = _tokens(line.partition("  #")[0])
         weight = sum(token != "_" for token in tokens)
-        pattern = f" {' '.join(tokens)} "
-        if weight < 2 or pattern in given:
+        forms = [f" {' '.join(tokens)} ", _stream(_rewritten(line))]
+        if weight < 2 or any(form in given for form in forms):
             continue
         total += weight
-        if pattern in new:
+        if any(form in new for form in forms):
             found += weight
             if weight >= _LINE_OF_CODE:
                 yield f"it has a line of the solution: {line.strip()!r}"
@@ -85,7 +95,7 @@ def _code(prompt: str, question: Question) -> Iterator[str]:
 def _number(prompt: str, original: str, answer: str, known: Iterable[float] = ()) -> Iterator[str]:
     """Numbers of the answer that the prompt says more often than the original. "One" is no number here: it is said of anything."""
     before, after, known = Counter(_numbers(original)), Counter(_numbers(prompt)), set(known)
-    for number in _numbers(answer):
+    for number in _numbers(_LIST_NUMBER.sub("", answer)):
         if after[number] > before[number] and number not in known:
             yield f"it has the answer's number, {number:g}"
 
@@ -94,7 +104,8 @@ def _numbers(text: str) -> Iterator[float]:
     """Every number, in figures or English words ("forty-two", "one hundred and five")."""
     for match in _NUMBER.finditer(text):
         yield float(match[0].replace(",", "").replace("−", "-"))
-    total, current, seen = 0, 0, []
+    total, current = 0, 0
+    seen: list[str] = []
     for word in [*re.findall(r"[a-z]+|[.,;:!?]", text.lower()), "."]:
         if word in _VALUE:
             current += _VALUE[word]
@@ -119,10 +130,15 @@ def _count(part: str, text: str) -> int:
     return lines.count(f" {'  '.join(words)} ") if words else 0
 
 
-def _nearly(choice: str, prompt: str) -> bool:
-    """Whether one line of the prompt still has most of an option's words, so that it was put right and not struck out."""
+def _nearly(choice: str, lines: list[str]) -> bool:
+    """Whether one of the new lines has most of an option's words, so that it was put right and not struck out."""
     words = set(_words(choice))
-    return any(len(words & set(_words(line))) >= 0.6 * len(words) for line in prompt.splitlines())
+    return any(len(words & set(_words(line))) >= 0.6 * len(words) for line in lines)
+
+
+def _fresh_lines(prompt: str, original: str) -> list[str]:
+    known = {" ".join(_words(line)) for line in original.splitlines()}
+    return [line for line in prompt.splitlines() if " ".join(_words(line)) not in known]
 
 
 def _decorations(text: str, choices: tuple[str, ...]) -> list[str]:
@@ -148,10 +164,16 @@ def _odd_one(values: list[str]) -> int | None:
     return None
 
 
-def _new_lines(prompt: str, original: str) -> str:
-    """The sentences and lines of the prompt that the original has not, the list of options aside."""
-    known = {" ".join(_words(part)) for part in _sentences(original)}
-    return "\n".join(part for part in _sentences(prompt) if " ".join(_words(part)) not in known and not re.match(r"\W*[A-J]\W*[.):\]]", part))
+def _new_sentences(prompt: str, question: Question) -> str:
+    """The sentences and lines of the prompt that the original has not; of a line in the list of options what follows the option."""
+    known = {" ".join(_words(part)) for part in _sentences(question.text)}
+    new = []
+    for part in _sentences(prompt):
+        if re.match(r"\W*[A-J]\W*[.):\]]", part):
+            part = next((part.rpartition(choice)[2] for choice in question.choices if choice in part), "")
+        if " ".join(_words(part)) not in known:
+            new.append(part)
+    return "\n".join(new)
 
 
 def _sentences(text: str) -> list[str]:
@@ -169,7 +191,7 @@ def _named(text: str) -> Iterator[str]:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+(?:['’]\w+)?|[-+=<>≤≥√^/%°$€£]", text.lower().replace("−", "-"))
+    return re.findall(r"\w+(?:['’]\w+)?|[-+=<>≤≥√^/%°$€£~¬⊃∨∧•→↔]", text.lower().replace("−", "-"))
 
 
 def _runs(words: list[str], length: int) -> Iterator[tuple[str, ...]]:
@@ -180,11 +202,24 @@ def _has(words: list[str], part: list[str]) -> bool:
     return f" {' '.join(part)} " in f" {' '.join(words)} "
 
 
+def _rewritten(code: str) -> str:
+    """The code as Python itself would lay it out, or, where it is no Python, as it is: a body may stand there without its head."""
+    for whole in (textwrap.dedent(code), f"{code.strip()} pass"):
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            return ast.unparse(ast.parse(whole)).removesuffix("pass").strip() if whole.endswith(" pass") else ast.unparse(ast.parse(whole))
+    return code
+
+
+def _stream(code: str) -> str:
+    return f" {' '.join(_tokens(code))} "
+
+
 def _tokens(code: str) -> list[str]:
-    """Tokens of Python, or of prose read as such: every name that a person could have chosen becomes "_"."""
+    """Tokens of Python, or of prose read as such: every name but those of keywords, attributes and functions becomes "_"."""
     found = []
     for match in _TOKEN.finditer(code):
         token = match[0]
-        fixed = token in _KEPT or token[0] == "." or not token[0].isidentifier()
+        called = code[match.end() : match.end() + 1] == "("
+        fixed = called or token in _KEPT or token[0] == "." or not token[0].isidentifier()
         found.append((token.replace("'", '"') if token[0] in "'\"" else token) if fixed else "_")
     return found

@@ -33,9 +33,7 @@ class RewardModel:
         """Load from a folder or the hub, on the GPU where there is one. Raises BadReward."""
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name_or_folder)
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                name_or_folder, dtype=torch.float32, output_loading_info=True
-            )
+            model, info = AutoModelForSequenceClassification.from_pretrained(name_or_folder, dtype=torch.float32, output_loading_info=True)
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise BadReward(f"cannot load the reward model {name_or_folder!r}: {str(error).splitlines()[0]}") from error
         if model.config.num_labels != 1:

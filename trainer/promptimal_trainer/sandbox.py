@@ -61,10 +61,15 @@ def program(prompt: str, answer: str) -> str:
 
 def extract_code(answer: str) -> str:
     """The code of a chat answer: its Python block, or its largest block, or, without any, all of it. Indentation is kept."""
-    blocks = [(match[3].lower(), match[4] if not match[1] else textwrap.dedent(match[4])) for match in _FENCE.finditer(answer)]
-    python = [code for language, code in blocks if language in ("python", "py", "python3")] or [code for _, code in blocks]
+    python = code_blocks(answer, languages=("python", "py", "python3")) or code_blocks(answer)
     defining = [code for code in python if re.search(r"^\s*(?:async )?def ", code, re.M)] or python
     return max(defining, key=len) if defining else answer
+
+
+def code_blocks(text: str, languages: tuple[str, ...] = ()) -> list[str]:
+    """The fenced blocks of a text in Markdown, those of these languages or all."""
+    found = [(match[3].lower(), textwrap.dedent(match[4]) if match[1] else match[4]) for match in _FENCE.finditer(text)]
+    return [code for language, code in found if not languages or language in languages]
 
 
 @cache

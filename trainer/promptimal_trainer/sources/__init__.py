@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from promptimal_trainer.sources import alpaca, hub, humaneval, mmlu, own
-from promptimal_trainer.sources.question import BadSource, Item, Question
+from promptimal_trainer.sources.question import BadSource, Item, Question, Source
 
 __all__ = ["SOURCES", "BadSource", "Question", "read"]
 
-SOURCES = {"mmlu": mmlu, "alpaca": alpaca, "humaneval": humaneval, "own": own}
+SOURCES: dict[str, Source] = {"mmlu": mmlu, "alpaca": alpaca, "humaneval": humaneval, "own": own}
 
 
 def read(spec: str, *, skip_bad: bool = False) -> Iterator[Question]:

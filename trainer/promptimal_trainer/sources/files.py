@@ -34,9 +34,12 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 def json_lines(path: Path, from_record: Callable[[Any, int], Question | str]) -> Iterator[Item]:
     """The questions of a file with a JSON object on each line."""
     for number, (place, line) in enumerate(lines(path), 1):
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            yield place, "not JSON"
-        else:
-            yield place, from_record(record, number)
+        yield place, _parse(line, number, from_record)
+
+
+def _parse(line: str, number: int, from_record: Callable[[Any, int], Question | str]) -> Question | str:
+    try:
+        record = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return "not JSON"
+    return from_record(record, number)

@@ -18,8 +18,8 @@ def from_file(path: Path) -> Iterator[Item]:
         inside = sorted(path.glob("*.csv"))
         if not inside:
             raise BadSource(f"{path}: no .csv files in this folder")
-        for file in inside:
-            yield from from_file(file)
+        for one in inside:
+            yield from from_file(one)
         return
     subject = path.stem.removesuffix("_test")  # as the hub names it
     with files.open_text(path) as file:

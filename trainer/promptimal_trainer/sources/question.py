@@ -1,7 +1,9 @@
 """The one shape that every source gives, and how a source names what it cannot use."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -39,6 +41,20 @@ class Hub(NamedTuple):
     config: str | None
     split: str
     columns: tuple[str, ...]
+
+
+class Source(Protocol):
+    """What the file of a source holds."""
+
+    @property
+    def HUB(self) -> Hub | None:
+        """Its data set on the hub, if it has one."""
+
+    def from_file(self, path: Path) -> Iterator[Item]:
+        """The questions of a file in the published format, or of a folder of such. Raises BadSource where it cannot be read on."""
+
+    def from_record(self, record: Any, number: int) -> Question | str:
+        """The question of a record with the hub's columns, the `number`th from 1, or what is wrong with it."""
 
 
 def missing(record: Any, columns: tuple[str, ...]) -> str:
