@@ -88,7 +88,9 @@ def _write_sources(folder: Path) -> None:
     (folder / "mmlu").mkdir()
     with (folder / "mmlu" / "botany_test.csv").open("w", newline="") as file:
         csv.writer(file).writerow(["Which of these is a tree?", "Moss", "Fern", "Oak", "Kelp", "C"])
-    (folder / "alpaca.json").write_text(json.dumps([{"instruction": "Name two uses of rope.", "input": "", "output": "Climbing and sailing."}]))
+    (folder / "alpaca.json").write_text(
+        json.dumps([{"instruction": "Name two uses of rope.", "input": "", "output": "Climbing and sailing."}])
+    )
     problem = {
         "task_id": "Own/0", "prompt": 'def double(x):\n    """Twice x."""\n', "entry_point": "double", "canonical_solution": "    return 2 * x\n",
         "test": "def check(candidate):\n    assert candidate(3) == 6\n",
