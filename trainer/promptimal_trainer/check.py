@@ -30,11 +30,11 @@ def check(path: Path, against: Iterable[Path] = ()) -> list[str]:
     """Faults of a pairs file, a line each: "file:line: what is wrong". Raises BadPairs where it cannot be read."""
     pairs = read(path)
     faults = [f"{path}:{number}: {fault}" for number, pair in enumerate(pairs, 1) for fault in _pair_faults(pair)]
-    faults += [f"{path}:{a + 1}: the same prompt as in line {b + 1}" for a, b in _near([p.prompt for p in pairs])]
+    faults += [f"{path}:{a + 1}: the same prompt as in line {b + 1}" for a, b in near_duplicates([p.prompt for p in pairs])]
     for other in against:
         prompts = [record["prompt"] for record in read_prompts(other)]
         merged = prompts + [p.prompt for p in pairs]
-        for a, b in _near(merged):
+        for a, b in near_duplicates(merged):
             if a >= len(prompts) > b:
                 faults.append(f"{path}:{a - len(prompts) + 1}: the same prompt as in {other}:{b + 1}")
     return faults + [f"{path}: {fault}" for fault in _share_faults(pairs)]
@@ -119,7 +119,7 @@ def _share_faults(pairs: list[Pair]) -> Iterator[str]:
             yield f"{count} pairs have the same ask: {sentence}"
 
 
-def _near(prompts: list[str]) -> Iterator[tuple[int, int]]:
+def near_duplicates(prompts: list[str]) -> Iterator[tuple[int, int]]:
     """Pairs (later, earlier) of prompts that are the same or nearly: Jaccard index of their word sets."""
     words = [frozenset(re.findall(r"\w+", p.lower())) for p in prompts]
     common = Counter(w for ws in words for w in ws)

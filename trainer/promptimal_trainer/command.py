@@ -1,7 +1,8 @@
-"""The command `promptimal-train`: check pairs, fine-tune on them, compare what came of it.
+"""The command `promptimal-train`: build pairs, check them, fine-tune on them, compare what came of it.
 
 promptimal-train check
 promptimal-train finetune --recipe smollm2-135m --out runs/mine
+promptimal-train run recipe.toml --out runs/data
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from promptimal_trainer import pairs
+from promptimal_trainer.pipeline import command as pipeline
 
 
 def main() -> int:
@@ -49,9 +51,10 @@ def main() -> int:
     push = commands.add_parser("push", help="send a run's adapter and model card to the Hugging Face hub")
     push.add_argument("run", type=Path, help="a run's directory")
     push.add_argument("--to", required=True, metavar="OWNER/NAME", help="the repository; a new one is private")
+    pipeline.add(commands)
     arguments = parser.parse_args()
     try:
-        return _COMMANDS[arguments.command](arguments)
+        return _COMMANDS.get(arguments.command, pipeline.run)(arguments)
     except pairs.BadPairs as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
     except OSError as error:

@@ -51,12 +51,8 @@ def read(path: Path) -> list[Pair]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each JSON object of a file with its place, "file:line"."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadPairs(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
+    """Each JSON object of a file with its place, "file:line", one at a time."""
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         place = f"{path}:{number}"
@@ -67,6 +63,14 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(record, dict):
             raise BadPairs(f"{place}: not a JSON object")
         yield place, record
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:  # other line ends, as U+2028, may stand in a text
+            yield from file
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadPairs(f"{path}: cannot be read: {error}") from error
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:

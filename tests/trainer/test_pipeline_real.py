@@ -1,0 +1,99 @@
+"""The whole pipeline with real models on this machine: a chat model behind a real server, a DeBERTa-v2 reward model, a sandbox for code."""
+
+import csv
+import gzip
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from promptimal.models import _base
+from promptimal_trainer import pairs
+from promptimal_trainer.pipeline import records, select
+from promptimal_trainer.pipeline.recipe import Model, Recipe
+
+RECIPE = """
+sources = ["mmlu:{folder}/mmlu", "alpaca:{folder}/alpaca.json", "humaneval:{folder}/humaneval.jsonl.gz"]
+worst = 1.0
+samples = 1
+versions = 1
+rounds = 1
+reward = "{reward}"
+concurrency = 2
+[teacher]
+model = "smollm2"
+base_url = "{base}"
+sampling = {{ temperature = 0.8, max_tokens = 60 }}
+[answerer]
+model = "smollm2"
+base_url = "{base}"
+sampling = {{ temperature = 0.7, max_tokens = 16 }}
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """SmolLM2 behind llama-cpp-python's own server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(_base()), "--port", str(port), "--n_ctx", "1024"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    base = f"http://127.0.0.1:{port}/v1"
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(base + "/models", timeout=1).close()
+            break
+        except OSError:
+            assert process.poll() is None, "the server did not start"
+            time.sleep(0.1)
+    yield base
+    process.terminate()
+    process.wait()
+
+
+def test_questions_of_each_kind_go_all_the_way(tmp_path, server, tiny_reward):
+    _write_sources(tmp_path)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.format(folder=tmp_path, reward=tiny_reward, base=server))
+    command = [Path(sys.executable).parent / "promptimal-train", "run", recipe, "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    answered = {r.question.kind: r for r in records.read(tmp_path / "out" / "answered.jsonl")}
+    assert set(answered) == {"choice", "open", "code"} and all(r.answer.strip() for r in answered.values())
+    assert answered["open"].score not in (None, 0.0, 1.0), "a reward"
+    _check_pairs(tmp_path / "out")
+
+
+def _check_pairs(out: Path) -> None:
+    """So weak a teacher may improve nothing; what it did improve is in the pairs and finetune reads it."""
+    selected = (out / "pairs.jsonl").read_text().splitlines()
+    better = [
+        r for r in records.read(out / "refined.jsonl")
+        if r.original and any(a.score is not None and a.score > (r.original.score or 0.0) and not select.unfaithful(r, a.prompt) for c in r.chains for a in c)
+    ]  # fmt: skip
+    assert len(selected) <= len(better)
+    if selected:
+        assert len(pairs.read(out / "pairs.jsonl")) == len(selected)
+    assert select.select(out / "refined.jsonl", out / "again.jsonl", Recipe(("x",), Model("t"), Model("a")))["pair"] == len(selected)
+
+
+def _write_sources(folder: Path) -> None:
+    (folder / "mmlu").mkdir()
+    with (folder / "mmlu" / "botany_test.csv").open("w", newline="") as file:
+        csv.writer(file).writerow(["Which of these is a tree?", "Moss", "Fern", "Oak", "Kelp", "C"])
+    (folder / "alpaca.json").write_text(
+        json.dumps([{"instruction": "Name two uses of rope.", "input": "", "output": "Climbing and sailing."}])
+    )
+    problem = {
+        "task_id": "Own/0", "prompt": 'def double(x):\n    """Twice x."""\n', "entry_point": "double", "canonical_solution": "    return 2 * x\n",
+        "test": "def check(candidate):\n    assert candidate(3) == 6\n",
+    }  # fmt: skip
+    with gzip.open(folder / "humaneval.jsonl.gz", "wt") as file:
+        file.write(json.dumps(problem) + "\n")

@@ -1,0 +1,101 @@
+"""What the teacher and the judge are told, and how their replies are read. Follows REWRITING's one rule: what was given is kept."""
+
+import re
+
+from promptimal_trainer.pipeline.records import Attempt, Record, best
+
+_IMPROVE = """\
+A person typed a prompt for a chatbot. Improve the prompt, so that the chatbot answers it better.
+
+Keep everything the person gave: every name, number, unit, quotation, link, line of code, placeholder, list item, answer option, negation and \
+condition, and any pasted text, word for word. Keep the language and what is asked for. Then say how to answer: what a thoughtful person would add for this kind of prompt.
+Do not answer the prompt. Do not give away or hint at the answer or any step of the solution. Do not add facts. Do not limit the length.
+Write the improved prompt, and nothing else, between <prompt> and </prompt>."""
+
+_JUDGE = """\
+Rate how well the answer serves the person who typed the prompt, from 1 (useless) to 10 (could not be better). Reply with the number alone.
+
+Prompt:
+{prompt}
+
+Answer:
+{answer}"""
+
+Messages = list[dict[str, str]]
+
+
+def propose(record: Record) -> Messages:
+    """Ask for an improved prompt, with the poor answer in view."""
+    return _user(
+        f"{_IMPROVE}\n\n{_block('The prompt', record.question.text)}\n\n{_block('A poor answer to it, of the chatbot', record.answer)}"
+    )
+
+
+def refine(record: Record, chain: tuple[Attempt, ...]) -> Messages:
+    """Ask for a better prompt than the best one so far, with its answer and score in view, and the last attempt where that was worse."""
+    carried, last, original = best(chain), chain[-1], record.original
+    parts = [_IMPROVE, _block("The prompt as typed", record.question.text)]
+    if original and original.score is not None:
+        parts.append(f"Its answers score {original.score:g}; higher is better.")
+    if carried:
+        parts += [
+            _block("The best prompt so far", carried.prompt),
+            f"Its answers score {carried.score:g}.",
+            _block("One of them", carried.answer),
+        ]
+    if last is not carried:
+        why = f"it scored {last.score:g}" if last.score is not None else f"it cannot be used: {last.fault}"
+        parts.append(_block(f"Your last attempt was worse: {why}. Do not repeat it", last.prompt))
+    return _user("\n\n".join([*parts, "Write a prompt that will score higher."]))
+
+
+def judge(prompt: str, answer: str) -> Messages:
+    """Ask for a mark."""
+    return _user(_JUDGE.format(prompt=prompt, answer=answer))
+
+
+def read_prompt(reply: str) -> str:
+    """The improved prompt in a teacher's reply. Raises ValueError where there is none.
+
+    A small teacher forgets the marks: then all that it wrote is the prompt, but for a title and quotation marks around it.
+    """
+    marked = re.search(r"<prompt>(.*?)(?:</prompt>|\Z)", reply, re.S)
+    text = (marked[1] if marked else reply.replace("</prompt>", "")).strip()
+    if not marked:
+        text = re.sub(
+            r"\A\W*(?:here (?:is|'s) )?(?:the |an |your )?(?:improved|better|new) (?:version of the )?prompt\W*:\W*\n*",
+            "",
+            text,
+            flags=re.I,
+        )
+        text = re.sub(r"\A([\"“])([^\"“”]*)[\"”]\Z", r"\2", text).strip()
+    if not text:
+        raise ValueError("no prompt in the reply")
+    return text
+
+
+def read_mark(reply: str) -> float:
+    """The mark in a judge's reply, 0.1 to 1. Raises ValueError where there is none."""
+    number = re.search(r"(?<![\d.])(10|[1-9])(?:\.0)?(?![\d.]*\d)", reply)
+    if not number:
+        raise ValueError(f"no mark from 1 to 10 in the reply: {reply[:40]!r}")
+    return int(number[1]) / 10
+
+
+def read_answer(reply: str) -> str:
+    """An answer as it is. Raises ValueError where it is blank."""
+    if not reply.strip():
+        raise ValueError("no text in the reply")
+    return reply
+
+
+READERS = {"teacher": read_prompt, "judge": read_mark, "answerer": read_answer}
+"""How the replies of each role are read; a reply that cannot be read is no answer."""
+
+
+def _block(title: str, text: str) -> str:
+    return f"{title}:\n<<<\n{text}\n>>>"
+
+
+def _user(text: str) -> Messages:
+    return [{"role": "user", "content": text}]
