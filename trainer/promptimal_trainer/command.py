@@ -1,6 +1,7 @@
 """The command `promptimal-train`: check pairs, fine-tune on them, compare what came of it.
 
 promptimal-train check
+promptimal-train recipes
 promptimal-train finetune --recipe smollm2-135m --out runs/mine
 """
 
@@ -9,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from promptimal_trainer import pairs
+from promptimal_trainer import pairs, recipe
 
 
 def main() -> int:
@@ -32,6 +33,11 @@ def main() -> int:
         "--out", type=Path, required=True, metavar="DIRECTORY", help="where the adapter goes; a checkpoint there is gone on from"
     )
     finetune.add_argument("--limit", type=int, metavar="N", help="train on the first N pairs only")
+    recipes = commands.add_parser("recipes", help="list the recipes, or copy one to change it")
+    ways = recipes.add_subparsers(dest="way", metavar="copy")
+    copy = ways.add_parser("copy", help="copy a recipe to a new file")
+    copy.add_argument("name", help="one of those that `promptimal-train recipes` lists")
+    copy.add_argument("to", type=Path, metavar="FILE", help="a new file; an old one is not written over")
     compare = commands.add_parser("compare", help="compare two systems' rewrites blind")
     compare.add_argument("a", help='"prompt" (the prompts as typed), or JSON lines with "prompt" and "rewrite"')
     compare.add_argument("b", help="the same; the table tells how often B was preferred to A")
@@ -41,8 +47,8 @@ def main() -> int:
     compare.add_argument("--judge-model", default="default", metavar="NAME", help="the model to ask for there")
     arguments = parser.parse_args()
     try:
-        return {"check": _check, "finetune": _finetune, "compare": _compare}[arguments.command](arguments)
-    except pairs.BadPairs as error:
+        return {"check": _check, "finetune": _finetune, "recipes": _recipes, "compare": _compare}[arguments.command](arguments)
+    except (pairs.BadPairs, recipe.BadRecipe) as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
     except OSError as error:
         print(f"promptimal-train: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
@@ -79,20 +85,34 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _finetune(arguments: argparse.Namespace) -> int:
+    wanted = recipe.read_recipe(arguments.recipe)
     try:
         import torch  # noqa: F401
     except ImportError:
         print("promptimal-train: torch is not installed: pip install 'promptimal-local[train]'", file=sys.stderr)
         return 1
     from promptimal_trainer.base import BadBase
-    from promptimal_trainer.finetune import BadRecipe, finetune, read_recipe
+    from promptimal_trainer.checkpoint import BadCheckpoint
+    from promptimal_trainer.finetune import finetune
+    from promptimal_trainer.training import Diverged
 
     try:
-        run = finetune(read_recipe(arguments.recipe), arguments.data, arguments.out, limit=arguments.limit)
-    except (BadRecipe, BadBase) as error:
+        run = finetune(wanted, arguments.data, arguments.out, limit=arguments.limit)
+    except (BadBase, BadCheckpoint, Diverged) as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
         return 1
-    print(f"held-out loss {' → '.join(f'{score.loss:.3f}' for score in run.scores)}; adapter in {run.directory}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one speaks
+        print(f"held-out loss {' → '.join(f'{score.loss:.3f}' for score in run.scores)}; adapter in {run.directory}", file=sys.stderr)
+    return 0
+
+
+def _recipes(arguments: argparse.Namespace) -> int:
+    if arguments.way == "copy":
+        recipe.copy(arguments.name, arguments.to)
+        print(f"{arguments.to}: a copy of {arguments.name}", file=sys.stderr)
+        return 0
+    for name, line in recipe.names().items():
+        print(f"{name:14} {line}")
     return 0
 
 
