@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between two updates: the work at hand is finished and saved first."""
+"""Ctrl-C and SIGTERM in a run: the update at hand is finished and saved first."""
 
 import contextlib
 import signal
@@ -8,24 +8,14 @@ from types import FrameType
 
 
 class Interruption:
-    """Whether a stop was asked for. While `held`, a signal is only remembered; otherwise, and the second time, it is KeyboardInterrupt at once."""
+    """Whether a stop was asked for; the second time it is KeyboardInterrupt at once."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.asked = False
         self._say = say
-        self._held = False
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Finish what is inside before a signal counts."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if not self._held or self.asked:
+        if self.asked:
             raise KeyboardInterrupt
         self.asked = True
         self._say("\nsaving after this update; once more stops at once")

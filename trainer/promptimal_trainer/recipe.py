@@ -74,7 +74,7 @@ _RANGES = {
     "dropout": _Range(0, 0.9),
     "held_out": _Range(0.001, 0.9),
 }
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text that is not empty"}
 
 
 def names() -> dict[str, str]:

@@ -64,31 +64,35 @@ class Training:
         with bar, watched(self.world.say) as interruption:
             if not progress.scores:
                 progress.scores.append(self._score())
+                self._save_if(interruption.asked, False)
             for epoch in range(self.recipe.epochs):
                 for examples in updates(self.train, self.recipe, epoch):
                     step += 1
                     if step <= progress.step:
                         continue
-                    with interruption.held():
-                        loss = self._update(examples, step)
-                        progress.log.append({"step": step, "loss": round(loss, 4)})
-                        progress.step = step
-                        tokens += sum(map(len, examples))
-                        bar.update()
-                        bar.set_postfix(loss=f"{loss:.3f}", held=f"{progress.scores[-1].loss:.3f}")
-                        asked, due = total([interruption.asked, time.monotonic() - saved > _SAVE_SECONDS], self.world)
-                        if asked or due:
-                            self._save()
-                            saved = time.monotonic()
-                    if asked:
-                        self.world.say(f"saved after step {step} of {self.steps}")
-                        raise KeyboardInterrupt
+                    loss = self._update(examples, step)
+                    progress.log.append({"step": step, "loss": round(loss, 4)})
+                    progress.step = step
+                    tokens += sum(map(len, examples))
+                    bar.update()
+                    bar.set_postfix(loss=f"{loss:.3f}", held=f"{progress.scores[-1].loss:.3f}")
+                    if self._save_if(interruption.asked, time.monotonic() - saved > _SAVE_SECONDS):
+                        saved = time.monotonic()
                 if len(progress.scores) == epoch + 1:
-                    self._save()
                     progress.scores.append(self._score())
                     progress.log.append({"epoch": epoch + 1, "held_out": progress.scores[-1]._asdict()})
-                    self._save()
+                    self._save_if(interruption.asked, True)
         return tokens / max(time.monotonic() - started, 1e-9)
+
+    def _save_if(self, asked: bool, due: bool) -> bool:
+        """Save where a checkpoint is due or a stop was asked for, on any rank; whether it did. Raises KeyboardInterrupt for the latter."""
+        asked_by, due_by = total([asked, due], self.world)
+        if asked_by or due_by:
+            self._save()
+        if asked_by:
+            self.world.say(f"saved after step {self.progress.step} of {self.steps}")
+            raise KeyboardInterrupt
+        return bool(due_by)
 
     def _update(self, examples: list[Example], step: int) -> float:
         """One weight update; its loss."""
@@ -98,18 +102,23 @@ class Training:
         (loss,) = total([backward(self.network, examples, self.recipe, self.world, self.scaler)], self.world)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(checkpoint.trained(self.network).values(), self.recipe.clip)
-        if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(whole(norm))):
-            raise Diverged(
-                f"update {step}: the loss or its gradient is no number any more; {checkpoint.kept(self.out)}. "
-                'Start anew with a lower lr or precision = "float32", and another --out'
-            )
+        self._check(math.isfinite(loss) and (self.scaler.is_enabled() or math.isfinite(whole(norm))))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return loss
 
     def _score(self) -> Scores:
-        return held_out(self.network, self.held, self.recipe, self.world)
+        scores = held_out(self.network, self.held, self.recipe, self.world)
+        self._check(math.isfinite(scores.loss))
+        return scores
+
+    def _check(self, finite: bool) -> None:
+        if not finite:
+            raise Diverged(
+                f"after {self.progress.step} updates the loss, or its gradient, is no number any more; {checkpoint.kept(self.out)}. "
+                'Start anew with a lower lr or precision = "float32", and another --out'
+            )
 
     def _save(self) -> None:
         progress = self.progress
