@@ -82,7 +82,9 @@ def _nf4(compute: torch.dtype, device: torch.device) -> dict[str, Any]:
         raise BadBase("quantize = \"nf4\" needs bitsandbytes: pip install 'promptimal-local[qlora]'")
     from transformers import BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
     return {"quantization_config": config, "device_map": {"": device}}
 
 

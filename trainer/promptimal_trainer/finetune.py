@@ -28,6 +28,7 @@ from promptimal_trainer.network import Network, Scores
 from promptimal_trainer.recipe import BadRecipe, Recipe
 from promptimal_trainer.training import Training
 
+
 @dataclass(frozen=True)
 class Run:
     """The outcome of a run: held-out scores before and after each epoch, and the adapter's directory."""
@@ -53,7 +54,9 @@ def finetune(recipe: Recipe, data: Path, out: Path, *, limit: int | None = None)
 def check_hardware(recipe: Recipe, world: World) -> None:
     """Raise BadRecipe where this machine cannot do what the recipe asks for."""
     if recipe.quantize == "nf4" and world.device.type != "cuda":
-        raise BadRecipe('key quantize: "nf4" needs a CUDA GPU, and torch sees none here: set quantize = "none", or run it where there is one')
+        raise BadRecipe(
+            'key quantize: "nf4" needs a CUDA GPU, and torch sees none here: set quantize = "none", or run it where there is one'
+        )
     if precision(recipe, world) == torch.float16 and world.size > 1:
         raise BadRecipe('key precision: float16 runs on one GPU only: set precision = "float32", or "bfloat16" where the GPUs have it')
 

@@ -1,7 +1,7 @@
 """Recipes: TOML files that a person copies and changes, one key a setting of a run; all keys must be there.
 
-    promptimal-train recipes
-    promptimal-train recipes copy llama2-7b my.toml
+promptimal-train recipes
+promptimal-train recipes copy llama2-7b my.toml
 """
 
 import math
@@ -118,7 +118,9 @@ def read_recipe(name: str) -> Recipe:
         if not _is_possible(key, kinds[key], values[key]):
             raise BadRecipe(f"{path}:{_line(text, key)}: key {key}: must be {_possible(key, kinds[key])}, not {value!r}")
     if missing := [key for key in kinds if key not in values]:
-        raise BadRecipe(f"{path}:{len(text.splitlines())}: key {missing[0]}: missing; it must be {_possible(missing[0], kinds[missing[0]])}")
+        raise BadRecipe(
+            f"{path}:{len(text.splitlines())}: key {missing[0]}: missing; it must be {_possible(missing[0], kinds[missing[0]])}"
+        )
     return Recipe(**values)
 
 
