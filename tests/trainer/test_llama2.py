@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("sentencepiece")  # reads tokenizer.model
+
+import torch
 
 from promptimal import chat, passage
 from promptimal_trainer import base, pairs

@@ -56,6 +56,7 @@ class Network(torch.nn.Module):
         self.model = get_peft_model(base, lora, autocast_adapter_dtype=True)
         self.asks = asks
         self.precision = precision
+        self.train()
 
     @property
     def layers(self) -> Any:
