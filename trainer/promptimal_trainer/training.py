@@ -70,7 +70,7 @@ class Training:
                     step += 1
                     if step <= progress.step:
                         continue
-                    loss = self._update(examples, step)
+                    loss = self.update(examples, step)
                     progress.log.append({"step": step, "loss": round(loss, 4)})
                     progress.step = step
                     tokens += sum(map(len, examples))
@@ -94,7 +94,7 @@ class Training:
             raise KeyboardInterrupt
         return bool(due_by)
 
-    def _update(self, examples: list[Example], step: int) -> float:
+    def update(self, examples: list[Example], step: int) -> float:
         """One weight update; its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate(step - 1, self.steps, self.recipe)
