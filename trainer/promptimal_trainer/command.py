@@ -29,10 +29,13 @@ def main() -> int:
     finetune = commands.add_parser("finetune", help="train a LoRA adapter by a recipe")
     finetune.add_argument("--recipe", default="smollm2-135m", help="a built-in recipe or a .toml file (default: %(default)s)")
     finetune.add_argument("--data", type=Path, default=pairs.DEFAULT, metavar="FILE", help="pairs to train on (default: the project's own)")
-    finetune.add_argument(
-        "--out", type=Path, required=True, metavar="DIRECTORY", help="where the adapter goes; a checkpoint there is gone on from"
-    )
+    finetune.add_argument("--out", type=Path, metavar="DIRECTORY", help="where the adapter goes; a checkpoint there is gone on from")
     finetune.add_argument("--limit", type=int, metavar="N", help="train on the first N pairs only")
+    finetune.add_argument("--plan", action="store_true", help="only print the memory and time to expect, before anything is loaded")
+    finetune.add_argument("--memory", metavar="SIZE", help="with --plan: a GPU's memory, such as 24GB (default: this machine's)")
+    finetune.add_argument(
+        "--tflops", type=float, metavar="N", help="with --plan: its 16-bit TFLOP/s by its data sheet (default: this machine is measured)"
+    )
     recipes = commands.add_parser("recipes", help="list the recipes, or copy one to change it")
     ways = recipes.add_subparsers(dest="way", metavar="copy")
     copy = ways.add_parser("copy", help="copy a recipe to a new file")
@@ -46,6 +49,10 @@ def main() -> int:
     compare.add_argument("--judge", metavar="URL", help="have an OpenAI-compatible server judge (key: OPENAI_API_KEY)")
     compare.add_argument("--judge-model", default="default", metavar="NAME", help="the model to ask for there")
     arguments = parser.parse_args()
+    if arguments.command == "finetune" and not (arguments.out or arguments.plan):
+        finetune.error("--out is missing: where the adapter goes")
+    if arguments.command == "finetune" and arguments.tflops is not None and arguments.tflops <= 0:
+        finetune.error("--tflops must be above 0")
     try:
         return {"check": _check, "finetune": _finetune, "recipes": _recipes, "compare": _compare}[arguments.command](arguments)
     except (pairs.BadPairs, recipe.BadRecipe) as error:
@@ -91,6 +98,8 @@ def _finetune(arguments: argparse.Namespace) -> int:
     except ImportError:
         print("promptimal-train: torch is not installed: pip install 'promptimal-local[train]'", file=sys.stderr)
         return 1
+    if arguments.plan:
+        return _plan(arguments, wanted)
     from promptimal_trainer.base import BadBase
     from promptimal_trainer.checkpoint import BadCheckpoint
     from promptimal_trainer.finetune import finetune
@@ -103,6 +112,18 @@ def _finetune(arguments: argparse.Namespace) -> int:
         return 1
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one speaks
         print(f"held-out loss {' → '.join(f'{score.loss:.3f}' for score in run.scores)}; adapter in {run.directory}", file=sys.stderr)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace, wanted: recipe.Recipe) -> int:
+    from promptimal_trainer import plan
+    from promptimal_trainer.base import BadBase
+
+    try:
+        print(plan.report(arguments.recipe, wanted, pairs.read(arguments.data)[: arguments.limit], arguments.memory, arguments.tflops))
+    except (BadBase, plan.BadHardware) as error:
+        print(f"promptimal-train: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
