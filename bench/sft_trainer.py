@@ -70,9 +70,14 @@ def _ours(network: Any, recipe: Recipe, train: list[Any]) -> Callable[[], None]:
 
 def _trl(network: Any, recipe: Recipe, train: list[Any], tokenizer: Any, checkpointing: bool) -> Callable[[], None]:
     from datasets import Dataset
+    from datasets.table import InMemoryTable
     from trl import SFTConfig, SFTTrainer
 
-    rows = [{"input_ids": e.prompt + e.answer, "completion_mask": [0] * len(e.prompt) + [1] * len(e.answer)} for e in train]
+    columns = {
+        "input_ids": [e.prompt + e.answer for e in train],
+        "completion_mask": [[0] * len(e.prompt) + [1] * len(e.answer) for e in train],
+    }
+    rows = Dataset(InMemoryTable.from_pydict(columns), fingerprint="pairs")
     network.model.get_base_model().config.__dict__.pop("quantization_config", None)  # it was dequantized
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     settings = SFTConfig(
@@ -94,7 +99,7 @@ def _trl(network: Any, recipe: Recipe, train: list[Any], tokenizer: Any, checkpo
         seed=recipe.seed,
         **({} if checkpointing else {"gradient_checkpointing": False}),
     )
-    trainer = SFTTrainer(network.model, settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer = SFTTrainer(network.model, settings, train_dataset=rows, processing_class=tokenizer)
 
     def go() -> None:
         trainer.train()

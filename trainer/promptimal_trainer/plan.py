@@ -92,7 +92,9 @@ def read_shapes(name: str) -> Shapes:
         if not isinstance(cached, str):
             if name in SHIPPED:
                 return SHIPPED[name]
-            raise BadBase(f"{name} is neither a folder with a config.json nor downloaded: without one or the other it cannot be planned for")
+            raise BadBase(
+                f"{name} is neither a folder with a config.json nor downloaded: without one or the other it cannot be planned for"
+            )
         config = Path(cached)
     try:
         c = json.loads(config.read_text(encoding="utf-8"))
@@ -109,7 +111,9 @@ def _from_gguf(path: Path) -> Shapes:
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
-    value = {name.split(".", 1)[1]: field.contents() for name, field in reader.fields.items() if name.split(".")[0] not in ("GGUF", "tokenizer")}
+    value = {
+        name.split(".", 1)[1]: field.contents() for name, field in reader.fields.items() if name.split(".")[0] not in ("GGUF", "tokenizer")
+    }
     tensors = {tensor.name: tensor.shape for tensor in reader.tensors}
     hidden, heads = value["embedding_length"], value["attention.head_count"]
     size = value.get("attention.key_length") or hidden // heads
@@ -191,7 +195,9 @@ def report(name: str, recipe: Recipe, pairs: Sequence[Pair], memory: str | None,
         f"time: {_duration(seconds)}, {found.tokens / seconds:,.0f} tokens/s at {_USE:.0%} of {peak / 1e12:.2f} TFLOP/s",
     ]
     if not fits:
-        lines.append('to save memory: gradient_checkpointing = true; a smaller batch and a larger accumulate; quantize = "nf4"; a smaller max_tokens')
+        lines.append(
+            'to save memory: gradient_checkpointing = true; a smaller batch and a larger accumulate; quantize = "nf4"; a smaller max_tokens'
+        )
     return "\n".join(lines)
 
 
@@ -215,4 +221,3 @@ def bytes_of(recipe: Recipe, elsewhere: bool) -> int:
 
     dtype: Any = precision(recipe, join())
     return int(dtype.itemsize)
-

@@ -64,7 +64,7 @@ _WORDS = {
     "precision": ("auto", "bfloat16", "float16", "float32"),
     "quantize": ("none", "nf4"),
 }
-_RANGES = {
+_RANGES: dict[str, _Range] = {
     **dict.fromkeys(("epochs", "batch", "accumulate", "rank", "alpha"), _Range(1)),
     **dict.fromkeys(("lr", "asks_lr"), _Range(1e-9, 1)),
     **dict.fromkeys(("lr_end", "warmup", "weight_decay"), _Range(0, 1)),
@@ -146,7 +146,8 @@ def _is_possible(key: str, kind: type, value: Any) -> bool:
     if key in _WORDS:
         return value in _WORDS[key]
     if key in _RANGES:
-        return bool(_RANGES[key].least <= value <= _RANGES[key].most)
+        least, most = _RANGES[key]
+        return bool(least <= value <= most)
     return value != ""
 
 
