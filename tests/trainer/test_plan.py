@@ -48,5 +48,5 @@ def test_memory_that_cannot_be_read_is_refused(memory):
 
 
 def test_a_base_that_nobody_has_is_a_sentence():
-    with pytest.raises(plan.BadBase, match="neither a folder with a config.json nor downloaded"):
+    with pytest.raises(plan.BadBase, match=r"neither a folder with a config\.json nor downloaded"):
         plan.read_shapes("nobody/nothing-7b")

@@ -140,7 +140,7 @@ def _line(text: str, key: str) -> int:
     return next((number for number, line in enumerate(text.splitlines(), 1) if sets.match(line)), 1)
 
 
-def _is_possible(key: str, kind: type, value: Any) -> bool:
+def _is_possible(key: str, kind: Any, value: Any) -> bool:
     if type(value) is not kind:
         return False
     if key in _WORDS:
