@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -54,7 +55,7 @@ def settle(network: torch.nn.Module, layers: Any, world: World) -> None:
     if world.size == 1:
         network.to(world.device)
         return
-    mesh = dist.init_device_mesh(world.device.type, (world.size,))
+    mesh = init_device_mesh(world.device.type, (world.size,))
     whole = {p for p in network.parameters() if not p.is_floating_point()}
     for module in (*layers, network):
         fully_shard(module, mesh=mesh, ignored_params=whole)

@@ -144,11 +144,11 @@ def _is_possible(key: str, kind: Any, value: Any) -> bool:
     if type(value) is not kind:
         return False
     if key in _WORDS:
-        return value in _WORDS[key]
+        return bool(value in _WORDS[key])
     if key in _RANGES:
         least, most = _RANGES[key]
         return bool(least <= value <= most)
-    return value != ""
+    return bool(value != "")
 
 
 def _possible(key: str, kind: type) -> str:
