@@ -26,12 +26,16 @@ def test_the_peak_of_a_run_is_within_the_stated_share_of_its_plan(recipe, tiny_l
 
 
 def test_the_recipe_of_2023_fits_in_24_gb_and_not_in_6():
-    def planned(memory: str) -> str:
-        command = [TRAIN, "finetune", "--recipe", "llama2-7b", "--plan", "--memory", memory, "--tflops", "35"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    some, recipe = pairs.read(pairs.DEFAULT)[:200], read_recipe("llama2-7b")
+    assert ": fits in 24.0 GB" in plan.report("llama2-7b", recipe, some, "24GB", 35)
+    assert "does not fit in 6.0 GB" in plan.report("llama2-7b", recipe, some, "6GB", 35)
 
-    assert ": fits in 24.0 GB" in planned("24GB")
-    assert "does not fit in 6.0 GB" in planned("6GB")
+
+def test_the_command_plans_for_this_machine_and_writes_nothing(recipe, few_pairs, tmp_path):
+    command = [TRAIN, "finetune", "--recipe", recipe(), "--data", few_pairs, "--out", tmp_path / "run", "--plan"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [line.split(":")[0] for line in done.stdout.splitlines()][1:] == ["memory", "time"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_shapes_are_read_from_a_gguf_and_from_a_folder(tiny_llama):

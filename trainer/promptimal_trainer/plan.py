@@ -19,7 +19,7 @@ from promptimal_trainer.pairs import Pair, is_held_out
 from promptimal_trainer.recipe import Recipe
 
 TOLERANCE = 0.35
-"""How far a plan may be from a run, as a share of it: `bench/plan.py` measures both. Time on a busy machine is another matter."""
+"""How far a plan may be from a run, as a share of the run: tested for a small Llama. Time is a rule of thumb."""
 
 _LIBRARIES = 0.45e9  # bytes of torch, transformers and peft in memory before anything is loaded; a CUDA context takes about as much
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, a byte of scale for 64 weights, a float32 for 256 of those
