@@ -59,6 +59,7 @@ _LIMIT = re.compile(
     r"|up to|only|just|exactly|under|over|below|above|within|until|before|after|max(?:imum)?|min(?:imum)?|always|must|every|each)\b",
     re.I,
 )
+_NO_LETTER = r"(?<![^\W\d_])"  # before a word, as _WORD cuts it: "B" in "3B" is one
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*", re.U)
 
 # Words that carry no content of their own: they may come and go when a fragment becomes a sentence.
@@ -177,8 +178,10 @@ def _compare(kind: str, given: list[Item], made: list[Item], rewrite: str, reque
     after = Counter(i.form for i in made if i.kind == kind)
     if kind == "name":
         # A capital alone makes no name: compare without regard to case, against the whole other text.
-        before = Counter({i.form: 1 for i in given if i.kind == kind and not re.search(rf"\b{re.escape(i.form)}\b", rewrite, re.I)})
-        after = Counter({i.form: 1 for i in made if i.kind == kind and not re.search(rf"\b{re.escape(i.form)}", request, re.I)})
+        before = Counter(
+            {i.form: 1 for i in given if i.kind == kind and not re.search(rf"{_NO_LETTER}{re.escape(i.form)}(?![^\W\d_])", rewrite, re.I)}
+        )
+        after = Counter({i.form: 1 for i in made if i.kind == kind and not re.search(rf"{_NO_LETTER}{re.escape(i.form)}", request, re.I)})
         after -= Counter({form: 1 for form in after if form in _SCAFFOLD or form in _FUNCTION})
     if kind == "placeholder" and not own_words:
         after = Counter()  # "[placeholders] for what is missing" is an ask like any other

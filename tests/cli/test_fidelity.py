@@ -1,5 +1,8 @@
 """What the person gave is still there, and nothing was put in their mouth."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from promptimal.fidelity import check, check_asks
@@ -114,3 +117,9 @@ def test_asks_that_a_model_wrote_may_only_demand(asks: str, fault: str) -> None:
 
 def test_asks_may_speak_of_what_was_given() -> None:
     assert check_asks("Explain how Darwin saw it in 1859, with two examples.", "what did Darwin write in 1859") == []
+
+
+def test_every_prompt_is_faithful_to_itself() -> None:
+    for line in (Path(__file__).parents[2] / "trainer/promptimal_trainer/data/evaluation.jsonl").read_text().splitlines():
+        prompt = json.loads(line)["prompt"]
+        assert not check(prompt, prompt), prompt
