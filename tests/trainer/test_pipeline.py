@@ -325,6 +325,7 @@ def test_the_best_of_a_chain_is_selected_if_it_beats_its_own_original(tmp_path):
         "Name rivers of France, not the Loire.",
         "Name three rivers, not the Loire.",
         f"{REQUEST} Say what happened in 1789.",
+        "List three streams where people speak French, not the Loire.",
     ],
 )
 def test_a_prompt_that_lost_or_brings_in_something_is_not_selected(tmp_path, improved):

@@ -15,11 +15,13 @@ async def one(record: Record, work: Work) -> Record:
 
 
 async def _refined(record: Record, number: int, work: Work) -> tuple[Attempt, ...]:
-    chain, rounds = record.chains[number], work.recipe.rounds
-    for round_ in range(rounds):
+    chain = record.chains[number]
+    for round_ in range(work.recipe.rounds):
         if _full_marks(record, chain):
             break
-        answer = await work.chat("teacher", instructions.refine(record, chain), sample=number * rounds + round_)
+        answer = await work.chat(
+            "teacher", instructions.refine(record, chain), sample=1000 * number + round_
+        )  # the same whatever the number of rounds
         chain = (*chain, await score.attempt(record.question, begun(answer), work))
     return chain
 

@@ -19,6 +19,8 @@ from promptimal_trainer.pipeline.records import Record, best
 
 CATEGORY = {"choice": "choice", "code": "code", "open": "other"}
 _KEPT = ("link", "quotation", "code", "placeholder", "number", "negation", "limit", "name")
+_MAY_GO = 1 / 3
+"""Share of a prompt's content words that may be said otherwise."""
 _SMALL = ("1", "2", "3")
 
 
@@ -44,7 +46,7 @@ def select(refined: Path, out: Path, recipe: Recipe) -> Counter[str]:
 def unfaithful(record: Record, improved: str) -> str | None:
     """What the improved prompt lost of the question or brings in, in words; None where it is faithful.
 
-    A strong teacher may use words of its own; the things that carry a request may not go, nor may numbers, links and quotations come.
+    A strong teacher may use words of its own for some of the person's; the things that carry a request may not go, nor may numbers, links and quotations come.
     """
     text = record.question.text
     for segment in passage.split(text.strip()):
@@ -53,7 +55,12 @@ def unfaithful(record: Record, improved: str) -> str | None:
     for choice in record.question.choices:
         if choice.strip() not in improved:
             return f"lost the option {choice.strip()[:40]}"
-    for fault in fidelity.check(text, improved):
+    faults = fidelity.check(text, improved)
+    words = {item.form for item in fidelity.items(text) if item.kind == "word"}
+    lost = [fault.text for fault in faults if fault.problem == "missing" and fault.kind == "word"]
+    if len(lost) > _MAY_GO * len(words):
+        return f"lost words: {', '.join(lost[:5])}"
+    for fault in faults:
         if fault.problem == "missing" and fault.kind in _KEPT:
             return str(fault)
         if fault.problem == "new" and fault.kind in ("link", "number", "quotation") and fault.text not in _SMALL:
