@@ -20,6 +20,9 @@ TRIES = 6
 MOST_WAITS = 100
 LONGEST_WAIT = 60.0
 """Seconds before another try, unless the server's Retry-After asks for more."""
+RAMP = 1 / 128
+"""Seconds from one of a server's first calls to the next. All at once, their replies would come all at once as well, and so for ever: while the
+processor is busy with 128 replies, no call is under way."""
 FAILURES_IN_A_ROW = 10
 """Calls failed for good with none answered in between, from which on a server counts as unusable and the run stops."""
 
@@ -81,6 +84,7 @@ class Server:
         self._client = AsyncOpenAI(base_url=model.base_url, api_key=model.key, max_retries=0, http_client=DefaultAioHttpClient())
         self._slots = asyncio.Semaphore(concurrency)
         self._brake = brake
+        self._ramp, self._begun = concurrency, 0
         self._not_before = 0.0
         self._failures = 0
         self._where = model.base_url
@@ -94,6 +98,7 @@ class Server:
         while True:
             try:
                 async with self._slots:
+                    await self._begin()
                     await self._pause()
                     self._brake.check()
                     reply = parse(await self._send(model, body), model, read)
@@ -150,6 +155,12 @@ class Server:
         if self._failures >= FAILURES_IN_A_ROW:
             self._brake.pull(Stop(f"{self._where}: the last {self._failures} calls failed: {why}; is the server running?"))
         return self._brake.reason or Failed(why)
+
+    async def _begin(self) -> None:
+        """Let the first calls go out one after another."""
+        if self._begun < self._ramp:
+            self._begun += 1
+            await self._sleep((self._begun - 1) * RAMP)
 
     async def _pause(self) -> None:
         """Wait as long as the server asked, all calls together."""
