@@ -6,6 +6,7 @@ The runs are forked from a process that has imported all beforehand, so that the
 process of its own, killed with SIGKILL.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -85,7 +86,8 @@ def kill_over_and_over(recipe: Path, out: Path, server: CountingServer, kills: i
             if number < kills:
                 _wait_for_a_call(server, number, seconds=0.0 if number % 5 == 0 else 5.0)
                 time.sleep(moments.uniform(0.0, within))
-                os.kill(process, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it was through by then
+                    os.kill(process, signal.SIGKILL)
             status = int(starter.stdout.readline())
             asked = server.by_process[number]
             assert not stored & set(asked), "an answer that was stored was paid for again"
