@@ -9,7 +9,7 @@ def test_the_toolbar_tells_model_time_and_speed(repl):
     terminal = repl()
     terminal.type(PROMPT)
     terminal.until("1 of 3")
-    assert re.fullmatch(r" default model +\d+\.\d\d s · \d+ tokens/s", terminal.lines[-1])
+    assert re.fullmatch(r" default model +\d+\.\d\d s · [\d,]+ tokens/s", terminal.lines[-1])
 
 
 def test_no_color_means_none_and_the_changes_are_still_told_apart(repl):
