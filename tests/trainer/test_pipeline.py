@@ -22,6 +22,7 @@ from promptimal_trainer import pairs
 from promptimal_trainer.pipeline import calls, recipe, records, run, select
 from promptimal_trainer.pipeline.records import Attempt, Record
 from promptimal_trainer.sources import Question
+from promptimal_trainer.whole_file import whole
 
 SECRET = "sk-very-secret"
 
@@ -299,7 +300,7 @@ REQUEST = "Name three rivers of France, not the Loire."
 
 
 def selected(folder: Path, *found: Record, **settings: Any) -> list[str]:
-    with records.whole(folder / "refined.jsonl") as file:
+    with whole(folder / "refined.jsonl") as file:
         file.writelines(map(records.line, found))
     values = replace(recipe.Recipe(("own:x",), recipe.Model("t"), recipe.Model("a")), **settings)
     select.select(folder / "refined.jsonl", folder / "pairs.jsonl", values)

@@ -7,7 +7,6 @@
 huggingface_hub: HF_TOKEN, or that of `hf auth login`.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from promptimal_trainer import record, report
 from promptimal_trainer.record import Record
+from promptimal_trainer.whole_file import whole
 
 FILES = (
     "README.md",
@@ -47,12 +47,8 @@ def write(run: Path) -> Path:
         text = make(record.read(run))
     except record.BadRecord as error:
         raise NoCard(str(error)) from error
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as file:
+        file.write(text)
     return path
 
 

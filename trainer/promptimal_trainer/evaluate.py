@@ -31,6 +31,7 @@ from promptimal.rewrite import Rewrite
 from promptimal_trainer import compare, held_out, opro, pairs
 from promptimal_trainer.calls import Address, Answer, Call, Cost, NoAnswer, Server, cost
 from promptimal_trainer.scoring import MEASURE, Scorer, gain, kept, letter, share
+from promptimal_trainer.whole_file import whole
 
 if TYPE_CHECKING:
     from promptimal_trainer.sources import Question
@@ -374,12 +375,8 @@ def _converted(out: Path, *parts: str) -> Path:
 
 
 def _save(path: Path, result: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as file:
+        file.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 def _say(text: str) -> None:

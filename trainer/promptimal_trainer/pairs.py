@@ -8,13 +8,13 @@ found to make the answer better when added to the request, none at all if the li
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from promptimal import chat
+from promptimal_trainer.whole_file import whole
 
 DEFAULT = Path(__file__).parent / "data" / "pairs.jsonl"
 
@@ -87,14 +87,9 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Write JSON lines to a temporary file beside `path`, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for record in records:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def is_held_out(prompt: str, share: float) -> bool:

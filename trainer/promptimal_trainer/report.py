@@ -7,7 +7,6 @@ The page works without scripts and without a network, light and dark, and prints
 """
 
 import difflib
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from promptimal_trainer import compare, plots, record
 from promptimal_trainer.plots import Line, Point
 from promptimal_trainer.record import BadRecord, Example, Record
+from promptimal_trainer.whole_file import whole
 
 __all__ = ["BadRecord", "results", "sections", "text", "write"]
 
@@ -63,14 +63,9 @@ def write(runs: Sequence[Path], out: Path) -> list[Path]:
         ("report.html", _html(reports)),
         ("report.md", "\n".join(f"# {_plain(name)}\n\n{text(found)}" for name, found in reports)),
     ):
-        path = out / name
-        temporary = path.with_name(f".{name}.{os.getpid()}")
-        try:
-            temporary.write_text(written, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        paths.append(path)
+        with whole(out / name) as file:
+            file.write(written)
+        paths.append(out / name)
     return paths
 
 

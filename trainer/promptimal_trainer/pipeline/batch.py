@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
 from promptimal_trainer.pairs import read_lines
-from promptimal_trainer.pipeline import records
 from promptimal_trainer.pipeline.calls import Garbage, parse
 from promptimal_trainer.pipeline.instructions import READERS
 from promptimal_trainer.pipeline.recipe import Model, Recipe
 from promptimal_trainer.pipeline.store import Spent, Store
 from promptimal_trainer.pipeline.work import Postponed, spent_on
+from promptimal_trainer.whole_file import whole
 
 _MOST_REQUESTS = 50_000
 _MOST_BYTES = 100_000_000
@@ -51,7 +51,7 @@ class Collector:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"{name}-{sum(p.name.startswith(name) for p in self.paths) + 1}.jsonl"
             self.paths.append(path)
-            file, count, size = self._files.enter_context(records.whole(path)), 0, 0
+            file, count, size = self._files.enter_context(whole(path)), 0, 0
         file.write(line)
         self._open[name] = file, count + 1, size + length
 

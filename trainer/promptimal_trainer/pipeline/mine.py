@@ -16,6 +16,7 @@ from promptimal_trainer.pipeline.recipe import BadRecipe, Recipe
 from promptimal_trainer.pipeline.records import Record
 from promptimal_trainer.pipeline.work import Work
 from promptimal_trainer.sources import Question
+from promptimal_trainer.whole_file import whole
 
 
 async def one(record: Record, work: Work) -> Record:
@@ -44,7 +45,7 @@ def keep_hard(answered: Path, hard: Path, recipe: Recipe) -> int:
     bar = opens[wanted - 1] if wanted else -math.inf
     at_the_bar = wanted - sum(score < bar for score in opens)  # of equals, the first ones
     kept = 0
-    with records.whole(hard) as file:
+    with whole(hard) as file:
         for record in records.read(answered):
             if record.score is None:
                 continue

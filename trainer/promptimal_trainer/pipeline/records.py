@@ -6,13 +6,11 @@ scored.jsonl      and the scores of the prompt as it was and of each proposal
 refined.jsonl     and the further attempts of each chain
 """
 
-import contextlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from promptimal_trainer.pairs import BadPairs, read_lines
 from promptimal_trainer.sources import Question
@@ -58,18 +56,6 @@ def read(path: Path) -> Iterator[Record]:
 def line(record: Record) -> str:
     """A record as a line of JSON, without what is empty."""
     return json.dumps(_full(asdict(record)), ensure_ascii=False) + "\n"
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[IO[str]]:
-    """A file to write that takes its name when all is written, and leaves nothing behind otherwise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _record(values: dict[str, Any], place: str) -> Record:

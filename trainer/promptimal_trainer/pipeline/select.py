@@ -16,6 +16,7 @@ from promptimal_trainer.pairs import read_prompts
 from promptimal_trainer.pipeline import records
 from promptimal_trainer.pipeline.recipe import Recipe
 from promptimal_trainer.pipeline.records import Record, best
+from promptimal_trainer.whole_file import whole
 
 CATEGORY = {"choice": "choice", "code": "code", "open": "other"}
 _KEPT = ("link", "quotation", "code", "placeholder", "number", "negation", "limit", "name")
@@ -31,7 +32,7 @@ def select(refined: Path, out: Path, recipe: Recipe) -> Counter[str]:
     prompts = [pairs[0]["prompt"] for record in records.read(refined) if (pairs := list(_pairs(record, Counter())))]
     near = {later - len(evaluation): earlier < len(evaluation) for later, earlier in near_duplicates(evaluation + prompts)}
     number = 0
-    with records.whole(out) as file:
+    with whole(out) as file:
         for record in records.read(refined):
             pairs = list(_pairs(record, fates))
             if pairs and number in near:

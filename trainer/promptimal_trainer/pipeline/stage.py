@@ -20,6 +20,7 @@ from promptimal_trainer.pipeline.calls import Brake, Failed, Stop
 from promptimal_trainer.pipeline.records import Record
 from promptimal_trainer.pipeline.store import Store
 from promptimal_trainer.pipeline.work import Postponed, Work
+from promptimal_trainer.whole_file import whole
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,7 +49,7 @@ async def drive(name: str, one: One, source: Iterable[Record], total: int, out: 
     bar = tqdm(total=total, desc=name, unit="rec", file=sys.stderr, mininterval=0.5)
     meter = Meter(name, store)
     try:
-        with records.whole(out) as file, records.whole(failures) as bad:
+        with whole(out) as file, whole(failures) as bad:
             going = takewhile(lambda _: brake.reason is None, source)
             async for record, result in in_order(going, lambda r: one(r, work), 2 * work.recipe.concurrency):
                 bar.update()
