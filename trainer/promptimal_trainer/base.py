@@ -13,10 +13,11 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from promptimal_convert.gguf_file import read_header
+from promptimal_trainer.errors import TrainError
 from promptimal_trainer.pairs import sha256
 
 
-class BadBase(Exception):
+class BadBase(TrainError):
     """A base model that cannot be loaded; the message says why."""
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from promptimal_trainer.errors import TrainError
+
 AT_ONCE = 8
 """Requests under way; a server that batches serves them together, another queues them."""
 
@@ -24,7 +26,7 @@ TIMEOUT = 300.0
 """Seconds for one answer."""
 
 
-class NoAnswer(Exception):
+class NoAnswer(TrainError):
     """A server that cannot be reached, refuses, or answers with something else; the message says which."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from promptimal_trainer import record, report
+from promptimal_trainer.errors import TrainError
 from promptimal_trainer.record import Record
 from promptimal_trainer.whole_file import whole
 
@@ -34,7 +35,7 @@ _LICENCES = {"HuggingFaceTB/SmolLM2": "apache-2.0", "meta-llama/Llama-2": "llama
 """Licences of the bases whose recipes we ship, by the beginning of their names: an adapter is bound by its base's."""
 
 
-class NoCard(Exception):
+class NoCard(TrainError):
     """A card that cannot be written or sent; the message says why."""
 
 

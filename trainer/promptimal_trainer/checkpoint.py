@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from promptimal_trainer.distributed import World, part, whole
+from promptimal_trainer.errors import TrainError
 
 NAME = "checkpoint.pt"
 
 
-class BadCheckpoint(Exception):
+class BadCheckpoint(TrainError):
     """A checkpoint that cannot be written or gone on from; the message says what to do."""
 
 

@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from promptimal.engine import BadModel
 from promptimal_trainer import pairs, recipe
+from promptimal_trainer.errors import TrainError
 from promptimal_trainer.pipeline import command as pipeline
 
 
@@ -68,7 +70,7 @@ def main() -> int:
         finetune.error("--tflops must be above 0")
     try:
         return _COMMANDS.get(arguments.command, pipeline.run)(arguments)
-    except (pairs.BadPairs, recipe.BadRecipe) as error:
+    except (TrainError, BadModel) as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
     except OSError as error:
         print(f"promptimal-train: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
@@ -117,18 +119,13 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from promptimal_trainer import compare
-    from promptimal_trainer.calls import NoAnswer
 
     verdicts = arguments.out / "verdicts.jsonl"
     if not (arguments.out / "sheet.jsonl").exists():
         count = compare.make_sheet(arguments.a, arguments.b, arguments.prompts, arguments.out)
         print(f"{arguments.out / 'sheet.jsonl'}: {count} pairs to judge by {arguments.out / 'JUDGING.txt'}", file=sys.stderr)
     if arguments.judge:
-        try:
-            compare.ask_judge(arguments.out, arguments.judge, arguments.judge_model)
-        except NoAnswer as error:
-            print(f"promptimal-train: {error}", file=sys.stderr)
-            return 1
+        compare.ask_judge(arguments.out, arguments.judge, arguments.judge_model)
     if not verdicts.exists():
         print(f"write {verdicts} and run the same command again for the table", file=sys.stderr)
         return 0
@@ -145,16 +142,9 @@ def _finetune(arguments: argparse.Namespace) -> int:
         return 1
     if arguments.plan:
         return _plan(arguments, wanted)
-    from promptimal_trainer.base import BadBase
-    from promptimal_trainer.checkpoint import BadCheckpoint
     from promptimal_trainer.finetune import finetune
-    from promptimal_trainer.training import Diverged
 
-    try:
-        run = finetune(wanted, arguments.data, arguments.out, limit=arguments.limit)
-    except (BadBase, BadCheckpoint, Diverged) as error:
-        print(f"promptimal-train: {error}", file=sys.stderr)
-        return 1
+    run = finetune(wanted, arguments.data, arguments.out, limit=arguments.limit)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes the first one speaks
         return 0
     print(f"held-out loss {' → '.join(f'{score.loss:.3f}' for score in run.scores)}; adapter in {run.directory}", file=sys.stderr)
@@ -163,13 +153,8 @@ def _finetune(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace, wanted: recipe.Recipe) -> int:
     from promptimal_trainer import plan
-    from promptimal_trainer.base import BadBase
 
-    try:
-        print(plan.report(arguments.recipe, wanted, pairs.read(arguments.data)[: arguments.limit], arguments.memory, arguments.tflops))
-    except (BadBase, plan.BadHardware) as error:
-        print(f"promptimal-train: {error}", file=sys.stderr)
-        return 1
+    print(plan.report(arguments.recipe, wanted, pairs.read(arguments.data)[: arguments.limit], arguments.memory, arguments.tflops))
     return 0
 
 
@@ -184,17 +169,10 @@ def _recipes(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from promptimal.engine import BadModel
     from promptimal_trainer.calls import Address
-    from promptimal_trainer.evaluate import BadRun, Plan, directory, evaluate
+    from promptimal_trainer.evaluate import Plan, directory, evaluate
     from promptimal_trainer.report import results
-    from promptimal_trainer.sources import BadSource
 
-    failures: list[type[Exception]] = [BadRun, BadModel, BadSource]
-    if arguments.reward:
-        from promptimal_trainer.reward import BadReward  # brings torch
-
-        failures.append(BadReward)
     os.environ.pop("PROMPTIMAL_API_BASE", None)  # the run is what is measured, not what `promptimal` would use today
 
     def server(name: str) -> Address | None:
@@ -211,11 +189,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         optimizer=server("optimizer"),
         generations=arguments.opro,
     )
-    try:
-        result = evaluate(arguments.run, plan)
-    except tuple(failures) as error:
-        print(f"promptimal-train: {error}", file=sys.stderr)
-        return 1
+    result = evaluate(arguments.run, plan)
     print(results(result))
     for part in result["left_out"]:
         print(f"left out: {part}", file=sys.stderr)
@@ -224,36 +198,24 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from promptimal_trainer.report import BadRecord, write
+    from promptimal_trainer.report import write
 
-    try:
-        for path in write(arguments.runs, arguments.out or arguments.runs[0]):
-            print(path)
-    except BadRecord as error:
-        print(f"promptimal-train: {error}", file=sys.stderr)
-        return 1
+    for path in write(arguments.runs, arguments.out or arguments.runs[0]):
+        print(path)
     return 0
 
 
 def _card(arguments: argparse.Namespace) -> int:
-    from promptimal_trainer.card import NoCard, write
+    from promptimal_trainer.card import write
 
-    try:
-        print(write(arguments.run))
-    except NoCard as error:
-        print(f"promptimal-train: {error}", file=sys.stderr)
-        return 1
+    print(write(arguments.run))
     return 0
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    from promptimal_trainer.card import NoCard, push
+    from promptimal_trainer.card import push
 
-    try:
-        print(push(arguments.run, arguments.to))
-    except NoCard as error:
-        print(f"promptimal-train: {error}", file=sys.stderr)
-        return 1
+    print(push(arguments.run, arguments.to))
     return 0
 
 

@@ -30,6 +30,7 @@ from promptimal.engine import Engine
 from promptimal.rewrite import Rewrite
 from promptimal_trainer import compare, held_out, opro, pairs
 from promptimal_trainer.calls import Address, Answer, Call, Cost, NoAnswer, Server, cost
+from promptimal_trainer.errors import TrainError
 from promptimal_trainer.scoring import MEASURE, Scorer, gain, kept, letter, share
 from promptimal_trainer.whole_file import whole
 
@@ -42,7 +43,7 @@ PROMPTS = pairs.DEFAULT.parent / "evaluation.jsonl"
 _LEAST_FOR_SEARCH = 4
 
 
-class BadRun(Exception):
+class BadRun(TrainError):
     """A run that cannot be evaluated; the message says why."""
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from promptimal import chat
+from promptimal_trainer.errors import TrainError
 from promptimal_trainer.whole_file import whole
 
 DEFAULT = Path(__file__).parent / "data" / "pairs.jsonl"
 
 
-class BadPairs(Exception):
+class BadPairs(TrainError):
     """A pairs file that cannot be used; the message names the file and the line."""
 
 

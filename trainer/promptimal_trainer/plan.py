@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from promptimal import passage
 from promptimal_trainer.base import BadBase, find_gguf
+from promptimal_trainer.errors import TrainError
 from promptimal_trainer.pairs import Pair, is_held_out
 from promptimal_trainer.recipe import Recipe
 
@@ -29,7 +30,7 @@ _CHARACTERS = 3.4  # a token of English in a vocabulary of 50,000 words, measure
 _TEMPLATE = 12  # tokens around a request
 
 
-class BadHardware(Exception):
+class BadHardware(TrainError):
     """A description of hardware that cannot be read."""
 
 

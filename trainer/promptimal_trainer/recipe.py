@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from promptimal import chat
+from promptimal_trainer.errors import TrainError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,7 +22,7 @@ else:
 RECIPES = Path(__file__).parent / "recipes"
 
 
-class BadRecipe(Exception):
+class BadRecipe(TrainError):
     """A recipe that cannot be run; the message names file, line and key, and says what is possible."""
 
 

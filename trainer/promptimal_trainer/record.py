@@ -12,10 +12,11 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from promptimal_trainer import compare
+from promptimal_trainer.errors import TrainError
 from promptimal_trainer.pairs import BadPairs, read_lines
 
 
-class BadRecord(Exception):
+class BadRecord(TrainError):
     """A run's record that cannot be used; the message names the file."""
 
 

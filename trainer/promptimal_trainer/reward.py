@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from promptimal_trainer.errors import TrainError
 from promptimal_trainer.pairs import sha256
 
 DEFAULT = "OpenAssistant/reward-model-deberta-v3-large-v2"
@@ -19,7 +20,7 @@ _TOKENS_AT_ONCE = 4096  # of a batch, padding included
 _DECIMALS = 4  # what a batch's composition changes of a score is some 1e-6
 
 
-class BadReward(Exception):
+class BadReward(TrainError):
     """A reward model that cannot be used; the message says why."""
 
 

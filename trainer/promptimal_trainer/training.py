@@ -13,6 +13,7 @@ from tqdm import tqdm
 from promptimal_trainer import checkpoint
 from promptimal_trainer.batches import Example, updates
 from promptimal_trainer.distributed import World, total, whole
+from promptimal_trainer.errors import TrainError
 from promptimal_trainer.interrupt import watched
 from promptimal_trainer.network import Network, Scores, backward, held_out, make_optimizer, rate
 from promptimal_trainer.recipe import Recipe
@@ -20,7 +21,7 @@ from promptimal_trainer.recipe import Recipe
 _SAVE_SECONDS = 120
 
 
-class Diverged(Exception):
+class Diverged(TrainError):
     """A loss that is no number any more; the message says what to try."""
 
 

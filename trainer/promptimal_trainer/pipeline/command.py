@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptimal_trainer.pairs import BadPairs
-
 if TYPE_CHECKING:
     from promptimal_trainer.pipeline.recipe import Recipe
     from promptimal_trainer.pipeline.store import Store
@@ -58,14 +56,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(arguments: argparse.Namespace) -> int:
     """Run one of the commands; its exit code."""
     from promptimal_trainer.pipeline.calls import Interrupted, Stop
-    from promptimal_trainer.pipeline.recipe import BadRecipe
-    from promptimal_trainer.pipeline.store import BadStore
-    from promptimal_trainer.sources import BadSource
 
     commands: dict[str, Callable[[argparse.Namespace], int]] = {"status": _status, "store": _store}
     try:
         return commands.get(arguments.command, _stages)(arguments)
-    except (BadRecipe, BadStore, BadSource, BadPairs, Stop) as error:
+    except Stop as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
     except ModuleNotFoundError as error:

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_origin
 
+from promptimal_trainer.errors import TrainError
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -17,7 +19,7 @@ EXAMPLE = Path(__file__).parent / "recipe.toml"
 ROLES = ("teacher", "answerer", "judge")
 
 
-class BadRecipe(Exception):
+class BadRecipe(TrainError):
     """A recipe that cannot be run; the message names the key."""
 
 

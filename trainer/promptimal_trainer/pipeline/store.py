@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from promptimal_trainer.errors import TrainError
+
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, stage TEXT NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL, answer TEXT NOT NULL, at REAL NOT NULL
@@ -28,7 +30,7 @@ calls = calls + 1, tokens_in = tokens_in + excluded.tokens_in, tokens_out = toke
 """
 
 
-class BadStore(Exception):
+class BadStore(TrainError):
     """A store that cannot be used; the message says why."""
 
 

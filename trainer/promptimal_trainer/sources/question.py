@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from promptimal_trainer.errors import TrainError
+
 LETTERS = "ABCDEFGHIJ"
 
 
-class BadSource(Exception):
+class BadSource(TrainError):
     """A source, or a row of it, that cannot be used; the message names the place."""
 
 
