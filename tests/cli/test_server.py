@@ -3,12 +3,9 @@
 import http.server
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,31 +17,6 @@ from promptimal.models import _base
 from promptimal.server import ServerRewriter
 
 BASE = _base()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def llama_server() -> Iterator[str]:
-    """The untuned base model behind llama-cpp-python's own server."""
-    port = free_port()
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(BASE), "--port", str(port), "--n_ctx", "1024"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    base = f"http://127.0.0.1:{port}/v1"
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(base + "/models", timeout=1).close()
-            break
-        except OSError:
-            assert process.poll() is None, "the server did not start"
-            time.sleep(0.1)
-    yield base
-    process.terminate()
-    process.wait()
 
 
 def test_a_server_rewrites_and_the_request_is_kept(promptimal, llama_server):

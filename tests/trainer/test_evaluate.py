@@ -1,10 +1,8 @@
 """An evaluation measures what a run's rewrites do, pays for no answer twice, and says what it left out."""
 
-import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -278,46 +276,15 @@ def test_answers_that_came_before_a_failure_are_not_asked_again(chatbots, tmp_pa
     assert len({json.loads(line)["key"] for line in record.read_text().splitlines() if line.endswith("}")}) == 20
 
 
-def test_a_real_server_with_a_real_model_is_asked_and_its_tokens_are_counted(measured):
+def test_a_real_server_with_a_real_model_is_asked_and_its_tokens_are_counted(measured, serve):
     """The run's base behind llama-cpp-python's own server: what it says makes no sense, how it says it is the protocol."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     model = measured[0] / "run" / "evaluation" / "base.gguf"
-    command = [
-        sys.executable,
-        "-m",
-        "llama_cpp.server",
-        "--model",
-        model,
-        "--port",
-        str(port),
-        "--n_ctx",
-        "256",
-        "--n_threads",
-        "1",
-        "--n_threads_batch",
-        "1",
-    ]
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        server = Server(Address(f"http://127.0.0.1:{port}/v1", "default"))
-        _wait_for(port, process)
+    with serve(model, "--n_ctx", "256", "--n_threads", "1", "--n_threads_batch", "1") as address:
+        server = Server(Address(address, "default"))
         first, second = server.ask([Call("Why?", most=8), Call("Why?", 1.0, 3, most=8)])
-    finally:
-        process.terminate()
-        process.wait()
     assert first.text != second.text
     assert first.tokens == second.tokens > 8
     assert server.spent.tokens == 2 * first.tokens
-
-
-def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(600):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        assert process.poll() is None, "the server did not start"
-        time.sleep(0.1)
 
 
 def test_seconds_of_calls_that_overlap_add_up_to_the_time_waited(chatbots):

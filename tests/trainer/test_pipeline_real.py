@@ -3,17 +3,10 @@
 import csv
 import gzip
 import json
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from promptimal.models import _base
 from promptimal_trainer import pairs
 from promptimal_trainer.pipeline import records, select
 from promptimal_trainer.pipeline.recipe import Model, Recipe
@@ -37,31 +30,10 @@ sampling = {{ temperature = 0.7, max_tokens = 16 }}
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """SmolLM2 behind llama-cpp-python's own server."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(_base()), "--port", str(port), "--n_ctx", "1024"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    base = f"http://127.0.0.1:{port}/v1"
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(base + "/models", timeout=1).close()
-            break
-        except OSError:
-            assert process.poll() is None, "the server did not start"
-            time.sleep(0.1)
-    yield base
-    process.terminate()
-    process.wait()
-
-
-def test_questions_of_each_kind_go_all_the_way(tmp_path, server, tiny_reward):
+def test_questions_of_each_kind_go_all_the_way(tmp_path, llama_server, tiny_reward):
     _write_sources(tmp_path)
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE.format(folder=tmp_path, reward=tiny_reward, base=server))
+    recipe.write_text(RECIPE.format(folder=tmp_path, reward=tiny_reward, base=llama_server))
     command = [Path(sys.executable).parent / "promptimal-train", "run", recipe, "--out", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
