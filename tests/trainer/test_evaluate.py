@@ -283,8 +283,8 @@ def test_a_real_server_with_a_real_model_is_asked_and_its_tokens_are_counted(mea
         server = Server(Address(address, "default"))
         first, second = server.ask([Call("Why?", most=8), Call("Why?", 1.0, 3, most=8)])
     assert first.text != second.text
-    assert first.tokens == second.tokens > 8
-    assert server.spent.tokens == 2 * first.tokens
+    assert min(first.tokens, second.tokens) > 8  # the prompt's tokens count; a sampled answer may end before its eighth
+    assert server.spent.tokens == first.tokens + second.tokens
 
 
 def test_seconds_of_calls_that_overlap_add_up_to_the_time_waited(chatbots):
