@@ -17,7 +17,8 @@ import pytest
 
 from promptimal.rewrite import Rewrite
 from promptimal_trainer import opro, scoring
-from promptimal_trainer.calls import Address, Call, NoAnswer, Server
+from promptimal_trainer.calls import Address, Answer, Call, NoAnswer, Server
+from promptimal_trainer.sources import Question
 
 BIN = Path(sys.executable).parent
 PROMPTS = ["why do cats purr", "Write an email to my landlord about the broken heating in flat 3B.", "plan a week in lisbon"]
@@ -285,6 +286,13 @@ def test_a_real_server_with_a_real_model_is_asked_and_its_tokens_are_counted(mea
     assert first.text != second.text
     assert min(first.tokens, second.tokens) > 8  # the prompt's tokens count; a sampled answer may end before its eighth
     assert server.spent.tokens == first.tokens + second.tokens
+
+
+def test_code_is_judged_with_the_imports_and_the_head_that_the_question_gave():
+    text = "Complete:\n\n```python\nfrom math import tau\n\ndef turn(n):\n    \"\"\"n turns, in radians.\"\"\"\n```"
+    question = Question("x", "code", text, tests="def check(f):\n    assert round(f(2), 3) == 12.566", entry_point="turn")
+    answers = ["```python\n    return n * tau\n```", "```python\ndef turn(n):\n    return n * tau\n```", "```python\ndef turn(n):\n    return n\n```"]
+    assert scoring.Scorer(None)([question] * 3, [Answer(answer, 0, 0.0) for answer in answers]) == [1.0, 1.0, 0.0]
 
 
 def test_seconds_of_calls_that_overlap_add_up_to_the_time_waited(chatbots):

@@ -106,6 +106,6 @@ def letter(text: str, question: "Question") -> str | None:
 def _right(question: "Question", text: str) -> float:
     if question.kind == "choice":
         return float(letter(text, question) == question.answer)
-    from promptimal_trainer.sandbox import extract_code, run_tests
+    from promptimal_trainer.sandbox import program, run_tests
 
-    return float(run_tests(extract_code(text), question.tests, question.entry_point).passed)
+    return float(run_tests(program(question.text, text), question.tests, question.entry_point).passed)
