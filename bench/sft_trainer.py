@@ -75,10 +75,12 @@ def _trl(network: Any, recipe: Recipe, train: list[Any], tokenizer: Any, checkpo
 
     columns = {
         "input_ids": [e.prompt + e.answer for e in train],
-        "completion_mask": [[0] * len(e.prompt) + [1] * len(e.answer) for e in train],
+        "labels": [[-100] * len(e.prompt) + e.answer for e in train],
     }
     rows = Dataset(InMemoryTable.from_pydict(columns), fingerprint="pairs")
-    network.model.get_base_model().config.__dict__.pop("quantization_config", None)  # it was dequantized
+    base = network.model.get_base_model()  # it was dequantized, and says that it was not
+    base.config.__dict__.pop("quantization_config", None)
+    base.is_quantized, base.hf_quantizer = False, None
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     settings = SFTConfig(
         output_dir=tempfile.mkdtemp(),

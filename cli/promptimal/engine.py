@@ -143,7 +143,7 @@ class Engine:
             settings.n_batch = settings.n_ubatch = BATCH
             settings.n_seq_max = width * slots
             settings.n_threads = settings.n_threads_batch = threads()
-            settings.kv_unified = True
+            settings.kv_unified = width > 1
             settings.no_perf = True
             self._context = llama.llama_init_from_model(self._model, settings)
             if not self._context:

@@ -1,7 +1,10 @@
 """`promptimal-convert BASE ADAPTER -o OUT`: the result computes what base and adapter compute, whatever the adapter changes."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -192,8 +195,8 @@ def test_too_small_a_disk_is_told_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_nothing(tmp_path: Path, stop: signal.Signals) -> None:
+def slow_base(tmp_path: Path) -> Path:
+    """A model whose vocabulary takes a second or more to quantize."""
     config = {**tiny.MODELS["smollm"].config, "vocab_size": 100_000, "num_hidden_layers": 1}
     base = tmp_path / "base"
     base.mkdir()
@@ -201,9 +204,17 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path, stop: signal.Signals) -> 
     for file in (tiny.TOKENIZERS / "smollm").iterdir():
         (base / file.name).write_bytes(file.read_bytes())
     tiny.save(tiny.weights(config), base)
+    return base
+
+
+SLOW = "q4_k_m,q5_k_m,q3_k_m,q2_k"
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing(tmp_path: Path, stop: signal.Signals) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    command = [Path(sys.executable).parent / "promptimal-convert", base, "-o", out / "x.gguf", "--type", "q4_k_m,q5_k_m,q3_k_m,q2_k"]
+    command = [Path(sys.executable).parent / "promptimal-convert", slow_base(tmp_path), "-o", out / "x.gguf", "--type", SLOW]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list(out.iterdir()) and process.poll() is None:
         time.sleep(0.01)
@@ -211,6 +222,22 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path, stop: signal.Signals) -> 
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert list(out.iterdir()) == [] and "Traceback" not in errors
+
+
+def test_on_a_terminal_it_says_how_far_it_is_and_how_long_it_will_take(tmp_path: Path) -> None:
+    terminal, its_end = pty.openpty()
+    command = [Path(sys.executable).parent / "promptimal-convert", slow_base(tmp_path), "-o", tmp_path / "x.gguf", "--type", SLOW]
+    process = subprocess.Popen(command, stderr=its_end)
+    os.close(its_end)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux says so when the other end is closed
+        while block := os.read(terminal, 4096):
+            shown += block
+    os.close(terminal)
+    assert process.wait() == 0
+    progress, _, after = shown.rpartition(b"\r\x1b[K")
+    assert re.search(rb" \d\d%  0\.\d\d of 0\.\d\d GB, 0:\d\d left", progress)
+    assert after.count(b"\n") == 4 and b"%" not in after
 
 
 def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
