@@ -12,7 +12,7 @@ from promptimal import chat, passage
 from promptimal_trainer import head
 from promptimal_trainer.head import Ratings
 from promptimal_trainer.pairs import Pair
-from promptimal_trainer.recipe import Recipe
+from promptimal_trainer.recipe import TOKENS_A_PASS, Recipe
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,21 @@ def updates(examples: list[Example], recipe: Recipe, epoch: int) -> Iterator[lis
 
 
 def share(examples: list[Example], batch: int, rank: int, ranks: int) -> list[list[Example]]:
-    """A rank's part of some examples, dealt out one by one, in batches; all ranks get equally many batches, some of them perhaps empty."""
-    mine = cut(examples[rank::ranks], batch)
-    most = -(-len(examples[::ranks]) // batch)
-    return mine + [[] for _ in range(most - len(mine))]
+    """A rank's part of some examples, dealt out one by one, in passes; all ranks get equally many passes, some of them perhaps empty."""
+    parts = [list(_passes(examples[number::ranks], batch)) for number in range(ranks)]
+    return parts[rank] + [[] for _ in range(max(map(len, parts)) - len(parts[rank]))]
+
+
+def _passes(examples: list[Example], batch: int) -> Iterator[list[Example]]:
+    """What goes through the model at once: a batch, or as much of it as TOKENS_A_PASS allows."""
+    part: list[Example] = []
+    for example in examples:
+        if part and (len(part) == batch or (len(part) + 1) * max(len(example), *map(len, part)) > TOKENS_A_PASS):
+            yield part
+            part = []
+        part.append(example)
+    if part:
+        yield part
 
 
 def cut(items: list[Any], size: int) -> list[list[Any]]:

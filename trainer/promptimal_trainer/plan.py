@@ -17,7 +17,7 @@ from promptimal import passage
 from promptimal_trainer.base import BadBase, find_gguf
 from promptimal_trainer.errors import TrainError
 from promptimal_trainer.pairs import Pair, is_held_out
-from promptimal_trainer.recipe import Recipe
+from promptimal_trainer.recipe import TOKENS_A_PASS, Recipe
 
 TOLERANCE = 0.35
 """How far a plan may be from a run, as a share of the run: tested for a small Llama. Time is a rule of thumb."""
@@ -135,7 +135,9 @@ def plan(recipe: Recipe, shapes: Shapes, pairs: Sequence[Pair], bytes_a_number: 
     batch = min(recipe.batch, len(pairs))
     kept = _kept(shapes, recipe, bytes_a_number)
     all_layers = trained * 2 * shapes.hidden * bytes_a_number + kept if recipe.gradient_checkpointing else trained * kept
-    activations = _TEMPORARY * batch * (longest * all_layers + answer * shapes.words * (bytes_a_number + 12))
+    read = min(batch * longest, max(longest, TOKENS_A_PASS))  # tokens at once
+    written = min(batch * answer, read)
+    activations = _TEMPORARY * (read * all_layers + written * shapes.words * (bytes_a_number + 12))
     tokens = recipe.epochs * sum(n for p, n in zip(pairs, lengths, strict=True) if not is_held_out(p.prompt, recipe.held_out))
     passes = 2 * recipe.skip_layers + (6 if recipe.gradient_checkpointing else 4) * trained
     output = 4 * shapes.hidden * shapes.words * sum(answers) / sum(lengths)
