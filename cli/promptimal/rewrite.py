@@ -23,9 +23,9 @@ _MAX_VIEW_TOKENS = 400
 SHORTLIST = 8
 """Asks that are looked at for a prompt: the surest."""
 
-SURE, SURE_OF_SECOND, SURE_WITHOUT_ROOM = 0.35, 0.45, 0.65
-"""How sure an ask must be to be added: as the first one, as a second one, and where a prompt leaves little room; set by readers' verdicts on the
-development set, see trainer/LOG.md."""
+SURE, SURE_OF_SECOND, SURE_WITHOUT_ROOM, SURE_OF_A_WORD = 0.25, 0.6, 0.45, 0.8
+"""How sure an ask must be to be added: as the first one, as a second one, where a prompt leaves little room, and where it is one or two words; set by
+readers' lists and verdicts for the development set, see trainer/LOG.md."""
 
 _ROOM = 600
 """Characters of a request; a longer one says most of what its author wants."""
@@ -163,7 +163,7 @@ class Chooser(Rewriter):
         if show:
             show(request.rstrip())
         choices = self._choices(state, reading.view)
-        nothing = not choices or choices[0].sure < (SURE if reading.leaves_room else SURE_WITHOUT_ROOM)
+        nothing = not choices or choices[0].sure < _least(reading)
         pairs = _pairs(choices, reading.view) if reading.leaves_room else iter(())
         asks: Iterator[tuple[_Choice, ...]] = chain([()] if nothing else [], pairs, ((choice,) for choice in choices))
 
@@ -214,6 +214,13 @@ def _pairs(choices: list[_Choice], view: str) -> Iterator[tuple[_Choice, ...]]:
         and choices[i].ask.split()[:3] != choices[j].ask.split()[:3]
         and not is_redundant(choices[j].ask, f"{view} {choices[i].ask}")
     )
+
+
+def _least(reading: Reading) -> float:
+    """How sure the first ask must be."""
+    if reading.leaves_room:
+        return SURE
+    return SURE_OF_A_WORD if len(reading.view.split()) <= 2 else SURE_WITHOUT_ROOM
 
 
 def _leaves_room(view: str, segments: tuple[passage.Segment, ...]) -> bool:
