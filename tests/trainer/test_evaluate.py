@@ -289,9 +289,13 @@ def test_a_real_server_with_a_real_model_is_asked_and_its_tokens_are_counted(mea
 
 
 def test_code_is_judged_with_the_imports_and_the_head_that_the_question_gave():
-    text = "Complete:\n\n```python\nfrom math import tau\n\ndef turn(n):\n    \"\"\"n turns, in radians.\"\"\"\n```"
+    text = 'Complete:\n\n```python\nfrom math import tau\n\ndef turn(n):\n    """n turns, in radians."""\n```'
     question = Question("x", "code", text, tests="assert round(turn(2), 3) == 12.566", entry_point="turn")
-    answers = ["```python\n    return n * tau\n```", "```python\ndef turn(n):\n    return n * tau\n```", "```python\ndef turn(n):\n    return n\n```"]
+    answers = [
+        "```python\n    return n * tau\n```",
+        "```python\ndef turn(n):\n    return n * tau\n```",
+        "```python\ndef turn(n):\n    return n\n```",
+    ]
     assert scoring.Scorer(None)([question] * 3, [Answer(answer, 0, 0.0) for answer in answers]) == [1.0, 1.0, 0.0]
 
 
