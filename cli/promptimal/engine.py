@@ -143,6 +143,8 @@ class Engine:
             settings.n_batch = settings.n_ubatch = BATCH
             settings.n_seq_max = width * slots
             settings.n_threads = settings.n_threads_batch = threads()
+            # A task's sequences share their prompt's cells. Where it has but one, that one gets cells of its own: attention is then summed
+            # in the same order whatever runs beside it, and many prompts together give what each gives alone.
             settings.kv_unified = width > 1
             settings.no_perf = True
             self._context = llama.llama_init_from_model(self._model, settings)

@@ -198,13 +198,7 @@ def test_too_small_a_disk_is_told_before_anything_is_written(
 def slow_base(tmp_path: Path) -> Path:
     """A model whose vocabulary takes a second or more to quantize."""
     config = {**tiny.MODELS["smollm"].config, "vocab_size": 100_000, "num_hidden_layers": 1}
-    base = tmp_path / "base"
-    base.mkdir()
-    (base / "config.json").write_text(json.dumps(config))
-    for file in (tiny.TOKENIZERS / "smollm").iterdir():
-        (base / file.name).write_bytes(file.read_bytes())
-    tiny.save(tiny.weights(config), base)
-    return base
+    return tiny.write(tiny.Tiny(config, "smollm"), tmp_path / "base")
 
 
 SLOW = "q4_k_m,q5_k_m,q3_k_m,q2_k"
@@ -244,15 +238,9 @@ def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
     """Twelve times the layers, 180 MB of them with an adapter of 55 MB, and no more memory than noise."""
     peaks = []
     for layers in (2, 24):
-        base = tmp_path / str(layers)
-        base.mkdir()
         config = {**tiny.MODELS["llama2"].config, "num_hidden_layers": layers, "intermediate_size": 2048}
-        (base / "config.json").write_text(json.dumps(config))
-        for file in (tiny.TOKENIZERS / "sentencepiece").iterdir():
-            (base / file.name).write_bytes(file.read_bytes())
-        weights = tiny.weights(config)
-        tiny.save(weights, base, "F32", 4)
-        adapter = tiny.adapter(weights, base / "adapter", ALL, rank=64)
+        base = tiny.write(tiny.Tiny(config, "sentencepiece", shards=4), tmp_path / str(layers))
+        adapter = tiny.adapter(tiny.weights(config), base / "adapter", ALL, rank=64)
         script = (
             "import resource, sys; from promptimal_convert.command import main; sys.argv[0] = 'promptimal-convert'; assert main() == 0; "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

@@ -52,8 +52,11 @@ MODELS = {
 
 def build(name: str, folder: Path) -> Path:
     """Write the model `name` into a directory of its name inside `folder`."""
-    model = MODELS[name]
-    out = folder / f"Tiny-{name}"
+    return write(MODELS[name], folder / f"Tiny-{name}")
+
+
+def write(model: Tiny, out: Path) -> Path:
+    """Write a model into a new directory."""
     out.mkdir()
     (out / "config.json").write_text(json.dumps(model.config))
     for file in (TOKENIZERS / model.tokenizer).iterdir():

@@ -1,10 +1,11 @@
 """Pairs as token numbers, and in which order and company they are trained on: batches of like lengths, shared out among the ranks of a run."""
 
+import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -13,6 +14,8 @@ from promptimal_trainer import head
 from promptimal_trainer.head import Ratings
 from promptimal_trainer.pairs import Pair
 from promptimal_trainer.recipe import TOKENS_A_PASS, Recipe
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,18 +71,18 @@ def updates(examples: list[Example], recipe: Recipe, epoch: int) -> Iterator[lis
 
 def share(examples: list[Example], batch: int, rank: int, ranks: int) -> list[list[Example]]:
     """A rank's part of some examples, dealt out one by one, in passes; all ranks get equally many passes, some of them perhaps empty."""
-    parts = [list(_passes(examples[number::ranks], batch)) for number in range(ranks)]
+    parts = [list(passes(examples[number::ranks], len, TOKENS_A_PASS, batch)) for number in range(ranks)]
     return parts[rank] + [[] for _ in range(max(map(len, parts)) - len(parts[rank]))]
 
 
-def _passes(examples: list[Example], batch: int) -> Iterator[list[Example]]:
-    """What goes through the model at once: a batch, or as much of it as TOKENS_A_PASS allows."""
-    part: list[Example] = []
-    for example in examples:
-        if part and (len(part) == batch or (len(part) + 1) * max(len(example), *map(len, part)) > TOKENS_A_PASS):
+def passes(items: Iterable[T], length: Callable[[T], int], tokens: int, most: float = math.inf) -> Iterator[list[T]]:
+    """Items in their order, in parts of at most `most`, whose longest times their count stays within `tokens`; a longer one goes alone."""
+    part: list[T] = []
+    for item in items:
+        if part and (len(part) == most or (len(part) + 1) * max(map(length, [*part, item])) > tokens):
             yield part
             part = []
-        part.append(example)
+        part.append(item)
     if part:
         yield part
 

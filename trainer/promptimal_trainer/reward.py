@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from promptimal_trainer.batches import passes
 from promptimal_trainer.errors import TrainError
 from promptimal_trainer.pairs import sha256
 
@@ -53,9 +54,12 @@ class RewardModel:
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """A reward for each (prompt, answer), in their order, to four decimals: how they are batched does not show."""
         encoded = [self._encode(prompt, answer) for prompt, answer in pairs]
-        order = sorted(range(len(pairs)), key=lambda number: len(encoded[number]["input_ids"]))
+
+        def length(number: int) -> int:
+            return len(encoded[number]["input_ids"])
+
         scores = [0.0] * len(pairs)
-        for batch in _batches(order, [len(one["input_ids"]) for one in encoded]):
+        for batch in passes(sorted(range(len(pairs)), key=length), length, _TOKENS_AT_ONCE):
             inputs = self._tokenizer.pad([encoded[number] for number in batch], return_tensors="pt").to(self._device)
             for number, logit in zip(batch, self._model(**inputs).logits[:, 0].tolist(), strict=True):
                 scores[number] = round(logit, _DECIMALS)
@@ -74,17 +78,6 @@ class RewardModel:
         for token in self._tokenizer.all_special_tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
-
-
-def _batches(order: list[int], lengths: list[int]) -> list[list[int]]:
-    """Numbers of pairs, shortest first, in batches whose longest times their size stays within what is computed at once."""
-    batches: list[list[int]] = []
-    for number in order:
-        if batches and lengths[number] * (len(batches[-1]) + 1) <= _TOKENS_AT_ONCE:
-            batches[-1].append(number)
-        else:
-            batches.append([number])
-    return batches
 
 
 def _fingerprint(name: str, config: Any) -> str:
