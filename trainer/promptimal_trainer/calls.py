@@ -139,12 +139,8 @@ class Server:
 
     def _keep(self, key: str, call: Call, answer: Answer) -> None:
         assert self.record
-        line = {
-            "key": key,
-            "model": self.address.model,
-            "asked": call.message,
-            **answer._asdict(),
-        }  # its seconds not rounded: costs add up as before
+        # The seconds are not rounded: what is read back must add up to what was counted.
+        line = {"key": key, "model": self.address.model, "asked": call.message, **answer._asdict()}
         self.record.parent.mkdir(parents=True, exist_ok=True)
         with self.record.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
