@@ -101,9 +101,13 @@ class Terminal:
         return base64.b64decode(re.findall(rb"\x1b\]52;c;([\w+/=]*)\x07", self.received)[-1]).decode()
 
     def until(self, *wanted: str, without: str = "", seconds: float = 30) -> None:
-        """Wait until the screen shows all that is wanted, and not what must have gone."""
+        """Wait until the screen shows all that is wanted, and not what must have gone, wherever a line broke, also within a word."""
+
+        def shown(text: str) -> bool:
+            return "".join(text.split()) in "".join(self.text.split())
+
         self.wait(
-            lambda: all(w in self.prose for w in wanted) and not (without and without in self.prose),
+            lambda: all(map(shown, wanted)) and not (without and shown(without)),
             seconds,
             f"{wanted} without {without!r}",
         )
