@@ -133,13 +133,18 @@ def check_asks(asks: str, request: str) -> list[str]:
     if "?" in asks or not asks.endswith((".", "!")):
         faults.append("asks that are no whole sentences")
     sentences = re.split(r"(?<=[.!]) +", asks)
-    faults += [f"no demand but a statement: {s[:40]}" for s in sentences if s.split(maxsplit=1)[0].strip(",").lower() not in _DEMAND]
+    faults += [f"no demand but a statement: {s[:40]}" for s in sentences if not demands(s)]
     known = request.lower()
     for item in items(asks):
         allowed = item.kind == "number" and item.form in ("1", "2", "3")
         if item.kind in ("link", "number", "name", "code", "quotation") and not allowed and item.text.lower() not in known:
             faults.append(f"new {item.kind}: {item.text}")
     return faults
+
+
+def demands(sentence: str) -> bool:
+    """Whether a sentence begins as a demand does."""
+    return bool(words := sentence.split(maxsplit=1)) and words[0].strip(",").lower() in _DEMAND
 
 
 def items(text: str) -> Iterator[Item]:

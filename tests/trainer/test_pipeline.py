@@ -327,10 +327,25 @@ def test_the_best_of_a_chain_is_selected_if_it_beats_its_own_original(tmp_path):
         "Name three rivers, not the Loire.",
         f"{REQUEST} Say what happened in 1789.",
         "List three streams where people speak French, not the Loire.",
+        f"{REQUEST} The Rhone, the Seine and the Garonne rise in mountains.",
+        f"{REQUEST}\n- Seine\n- Garonne\n- Rhone",
     ],
 )
 def test_a_prompt_that_lost_or_brings_in_something_is_not_selected(tmp_path, improved):
     assert selected(tmp_path, chained(0.2, 0.9, improved=improved)) == []
+
+
+@pytest.mark.parametrize(
+    "improved",
+    [
+        f"You are a patient geographer. {REQUEST}",
+        f"{REQUEST}\n\n1. Name each river's source.\n2. Say where it ends.",
+        f"{REQUEST} Where does each rise?",
+        "Of the rivers of France, not the Loire: name three.",
+    ],
+)
+def test_a_prompt_that_says_how_to_answer_is_selected(tmp_path, improved):
+    assert selected(tmp_path, chained(0.2, 0.9, improved=improved)) == [improved]
 
 
 def test_near_duplicates_and_evaluation_prompts_are_not_selected(tmp_path):

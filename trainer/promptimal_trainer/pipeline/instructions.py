@@ -21,20 +21,28 @@ Prompt:
 Answer:
 {answer}"""
 
+_EXAMPLES = (
+    ("how do tides work", "The moon.", "How do tides work? Explain the mechanism step by step, and clear up the most common misunderstanding about it."),
+    (
+        "Which of these metals is liquid at room temperature?\n\nA) Iron\nB) Mercury\nC) Tin\nD) Zinc",
+        "C",
+        "Which of these metals is liquid at room temperature?\n\nA) Iron\nB) Mercury\nC) Tin\nD) Zinc\n\nGo through the options one by one, then name the best one.",
+    ),
+)  # fmt: skip
+"""A prompt, a poor answer, and what the teacher should make of it: a small teacher answers the prompt unless it has seen how it is done."""
+
 Messages = list[dict[str, str]]
 
 
 def propose(record: Record) -> Messages:
     """Ask for an improved prompt, with the poor answer in view."""
-    return _user(
-        f"{_IMPROVE}\n\n{_block('The prompt', record.question.text)}\n\n{_block('A poor answer to it, of the chatbot', record.answer)}"
-    )
+    return [*_shown(), *_user(_asked(record.question.text, record.answer))]
 
 
 def refine(record: Record, chain: tuple[Attempt, ...]) -> Messages:
     """Ask for a better prompt than the best one so far, with its answer and score in view, and the last attempt where that was worse."""
     carried, last, original = best(chain), chain[-1], record.original
-    parts = [_IMPROVE, _block("The prompt as typed", record.question.text)]
+    parts = [_block("The prompt as typed", record.question.text)]
     if original and original.score is not None:
         parts.append(f"Its answers score {original.score:g}; higher is better.")
     if carried:
@@ -46,7 +54,7 @@ def refine(record: Record, chain: tuple[Attempt, ...]) -> Messages:
     if last is not carried:
         why = f"it scored {last.score:g}" if last.score is not None else f"it cannot be used: {last.fault}"
         parts.append(_block(f"Your last attempt was worse: {why}. Do not repeat it", last.prompt))
-    return _user("\n\n".join([*parts, "Write a prompt that will score higher."]))
+    return [*_shown(), *_user("\n\n".join([*parts, "Write a prompt that will score higher."]))]
 
 
 def judge(prompt: str, answer: str) -> Messages:
@@ -57,7 +65,7 @@ def judge(prompt: str, answer: str) -> Messages:
 def read_prompt(reply: str) -> str:
     """The improved prompt in a teacher's reply. Raises ValueError where there is none.
 
-    A small teacher forgets the marks: then all that it wrote is the prompt, but for a title and quotation marks around it.
+    A small teacher forgets the marks: then all that it wrote is the prompt, but for a title, and quotation marks or a block's marks around it.
     """
     marked = re.search(r"<prompt>(.*?)(?:</prompt>|\Z)", reply, re.S)
     text = (marked[1] if marked else reply.replace("</prompt>", "")).strip()
@@ -68,6 +76,7 @@ def read_prompt(reply: str) -> str:
             text,
             flags=re.I,
         )
+        text = re.sub(r"\A<<<\s*|\s*>>>\Z", "", text)
         text = re.sub(r"\A([\"“])([^\"“”]*)[\"”]\Z", r"\2", text).strip()
     if not text:
         raise ValueError("no prompt in the reply")
@@ -91,6 +100,19 @@ def read_answer(reply: str) -> str:
 
 READERS = {"teacher": read_prompt, "judge": read_mark, "answerer": read_answer}
 """How the replies of each role are read; a reply that cannot be read is no answer."""
+
+
+def _shown() -> Messages:
+    """The instruction and the examples, as turns of a chat."""
+    turns = []
+    for number, (prompt, answer, improved) in enumerate(_EXAMPLES):
+        turns += _user((f"{_IMPROVE}\n\n" if number == 0 else "") + _asked(prompt, answer))
+        turns.append({"role": "assistant", "content": f"<prompt>{improved}</prompt>"})
+    return turns
+
+
+def _asked(prompt: str, answer: str) -> str:
+    return f"{_block('The prompt', prompt)}\n\n{_block('A poor answer to it, of the chatbot', answer)}"
 
 
 def _block(title: str, text: str) -> str:

@@ -5,6 +5,7 @@ prompt's hash (`held_out` in its recipe), never by pair.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ _KEPT = ("link", "quotation", "code", "placeholder", "number", "negation", "limi
 _MAY_GO = 1 / 3
 """Share of a prompt's content words that may be said otherwise."""
 _SMALL = ("1", "2", "3")
+_TO_THE_CHATBOT = ("You ", "Your ", "Please ")
 
 
 def select(refined: Path, out: Path, recipe: Recipe) -> Counter[str]:
@@ -48,6 +50,7 @@ def unfaithful(record: Record, improved: str) -> str | None:
     """What the improved prompt lost of the question or brings in, in words; None where it is faithful.
 
     A strong teacher may use words of its own for some of the person's; the things that carry a request may not go, nor may numbers, links and quotations come.
+    A weak one answers: a new sentence must ask, demand, or speak to the chatbot ("You are …").
     """
     text = record.question.text
     for segment in passage.split(text.strip()):
@@ -66,7 +69,31 @@ def unfaithful(record: Record, improved: str) -> str | None:
             return str(fault)
         if fault.problem == "new" and fault.kind in ("link", "number", "quotation") and fault.text not in _SMALL:
             return str(fault)
+    for sentence in _sentences(improved):
+        if (
+            not sentence.endswith("?")
+            and not fidelity.demands(sentence)
+            and not sentence.startswith(_TO_THE_CHATBOT)
+            and _is_new(sentence, text)
+        ):
+            return f"states instead of asking: {sentence[:40]}"
     return None
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """The sentences of what is not pasted, without the numbers and dashes of a list."""
+    for segment in passage.split(text):
+        if not passage.is_material(segment):
+            for sentence in re.split(r"(?<=[.!?:])\s+|\n+", segment.text):
+                if bare := re.sub(r"\A\W*(?:\d+[.)]\s+)?", "", sentence).strip():
+                    yield bare
+
+
+def _is_new(sentence: str, text: str) -> bool:
+    """Whether most of a sentence's content words are not the person's."""
+    given = {item.form for item in fidelity.items(text) if item.kind == "word"}
+    words = [item.form for item in fidelity.items(sentence) if item.kind == "word"]
+    return 2 * sum(word in given for word in words) < len(words)
 
 
 def _pairs(record: Record, fates: Counter[str]) -> Iterator[dict[str, Any]]:
