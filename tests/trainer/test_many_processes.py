@@ -1,4 +1,4 @@
-"""Started by torchrun, a run shares its batches and its weights out among processes, and learns what one process learns."""
+"""Started by torchrun or accelerate, a run shares its batches and its weights out among processes, and learns what one process learns."""
 
 import json
 import os
@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-TWO = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--use_fsdp", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
 
 
 def log(out: Path) -> list[float]:
@@ -24,7 +25,7 @@ def test_two_processes_learn_what_one_does_and_go_on_from_a_checkpoint_as_well(f
     settings = recipe(epochs=5, accumulate=2, gradient_checkpointing="true")
     alone, both = tmp_path / "alone", tmp_path / "both"
     one = finetune(settings, alone)
-    two = finetune(settings, both, *TWO, start_new_session=True)
+    two = finetune(settings, both, *TORCHRUN, start_new_session=True)
     while not (both / "checkpoint.pt").exists():
         assert two.poll() is None, two.communicate()[1]
         time.sleep(0.01)
@@ -32,7 +33,7 @@ def test_two_processes_learn_what_one_does_and_go_on_from_a_checkpoint_as_well(f
     said = two.communicate(timeout=60)[1]
     assert said.count("saved after step") == 1 and not (both / "card.json").exists()
 
-    two = finetune(settings, both, *TWO)
+    two = finetune(settings, both, *ACCELERATE)
     said = two.communicate(timeout=120)[1]
     assert two.returncode == 0, said
     assert said.count("going on from step") == said.count("adapter in") == 1, "only the first process speaks"

@@ -24,9 +24,9 @@ Answer:
 _EXAMPLES = (
     ("how do tides work", "The moon.", "How do tides work? Explain the mechanism step by step, and clear up the most common misunderstanding about it."),
     (
-        "Which of these metals is liquid at room temperature?\n\nA) Iron\nB) Mercury\nC) Tin\nD) Zinc",
+        "Which of these metals is liquid at room temperature?\n\nA. Iron\nB. Mercury\nC. Tin\nD. Zinc",
         "C",
-        "Which of these metals is liquid at room temperature?\n\nA) Iron\nB) Mercury\nC) Tin\nD) Zinc\n\nGo through the options one by one, then name the best one.",
+        "Which of these metals is liquid at room temperature?\n\nA. Iron\nB. Mercury\nC. Tin\nD. Zinc\n\nGo through the options one by one, then name the best one.",
     ),
 )  # fmt: skip
 """A prompt, a poor answer, and what the teacher should make of it: a small teacher answers the prompt unless it has seen how it is done."""
