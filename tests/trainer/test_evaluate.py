@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_server import serve
 
 from promptimal.rewrite import Rewrite
 from promptimal_trainer import opro, scoring
@@ -277,7 +278,7 @@ def test_answers_that_came_before_a_failure_are_not_asked_again(chatbots, tmp_pa
     assert len({json.loads(line)["key"] for line in record.read_text().splitlines() if line.endswith("}")}) == 20
 
 
-def test_a_real_server_with_a_real_model_is_asked_and_its_tokens_are_counted(measured, serve):
+def test_a_real_server_with_a_real_model_is_asked_and_its_tokens_are_counted(measured):
     """The run's base behind llama-cpp-python's own server: what it says makes no sense, how it says it is the protocol."""
     model = measured[0] / "run" / "evaluation" / "base.gguf"
     with serve(model, "--n_ctx", "256", "--n_threads", "1", "--n_threads_batch", "1") as address:
