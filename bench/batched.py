@@ -9,7 +9,7 @@ from pathlib import Path
 
 from machine import machine
 
-from promptimal import batch, models
+from promptimal import models
 
 DATA = Path(__file__).parents[1] / "trainer/promptimal_trainer/data"
 
@@ -18,7 +18,7 @@ def main(most: int) -> None:
     """Print the differences and the count."""
     names = ("evaluation.jsonl", "development.jsonl")
     prompts = [json.loads(line)["prompt"] for name in names for line in (DATA / name).read_text(encoding="utf-8").splitlines()][:most]
-    alone, together = (models.load(models.Choice(), print, slots) for slots in (1, batch.SLOTS))
+    alone, together = (models.load(models.Choice(), print, many) for many in (False, True))
     same = 0
     for prompt, (rewrite,) in zip(prompts, together.rewrite_all(prompts), strict=True):
         (by_itself,) = alone.rewrite(prompt)

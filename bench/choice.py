@@ -12,7 +12,7 @@ from pathlib import Path
 
 from machine import machine
 
-from promptimal import batch, models
+from promptimal import models
 from promptimal.rewrite import Chooser
 from promptimal_trainer import pairs
 
@@ -25,7 +25,7 @@ def main(names: list[str]) -> None:
     records = pairs.read_prompts(DATA)
     print(machine())
     for name in names or [""]:
-        model = models.load(models.Choice(name=name or None), print, batch.SLOTS)
+        model = models.load(models.Choice(name=name or None), print, True)
         assert isinstance(model, Chooser), "a model with a bank"
         every = list(model.rewrite_all((r["prompt"] for r in records), 2))
         surest: Counter[bool | None] = Counter()

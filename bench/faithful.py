@@ -14,7 +14,7 @@ from pathlib import Path
 
 from machine import machine
 
-from promptimal import batch, fidelity, models, passage
+from promptimal import fidelity, models, passage
 from promptimal.rewrite import Chooser, Rewrite
 from promptimal_trainer import pairs
 
@@ -63,7 +63,7 @@ def problems(rewrite: Rewrite, bank: frozenset[str]) -> list[str]:
 
 def main(most: int | None) -> int:
     """Rewrite all prompts, print the unfaithful ones and the counts; 1 if there is any."""
-    rewriter = models.load(models.Choice(), lambda text: print(text, file=sys.stderr), batch.SLOTS)
+    rewriter = models.load(models.Choice(), lambda text: print(text, file=sys.stderr), True)
     assert isinstance(rewriter, Chooser)
     bank = frozenset(rewriter.bank.sentences)
     started = time.monotonic()

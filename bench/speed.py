@@ -19,7 +19,7 @@ from typing import Any
 
 from machine import machine
 
-from promptimal import batch, models
+from promptimal import models
 from promptimal.engine import Engine, Feed, Sequences, threads
 
 PROMPT = "why do cats purr when they are not happy"
@@ -81,7 +81,7 @@ def _decoding(model: Path, runs: int) -> Generator[str]:
 def _many(model: Path) -> Generator[str]:
     """Prompts together against one after the other, and in tokens a second against llama-batched-bench reading prompts of that size."""
     prompts = [json.loads(line)["prompt"] for line in DATA.read_text(encoding="utf-8").splitlines()][:MANY]
-    alone, together = (models.load(models.Choice(), print, slots) for slots in (1, batch.SLOTS))
+    alone, together = (models.load(models.Choice(), print, many) for many in (False, True))
     started = time.perf_counter()
     for prompt in prompts:
         alone.rewrite(prompt)

@@ -1,6 +1,6 @@
 """Many prompts in, a line out for each, in their order: `promptimal --jsonl < prompts.jsonl > rewrites.jsonl`.
 
-Memory does not grow with the input: prompts are read as slots of the engine come free, and each line is written as soon as it and all
+Memory does not grow with the input: a prompt is read when there is room for it, and each line is written as soon as it and all
 before it are done. A line that cannot be rewritten gives a line that says why.
 """
 
@@ -13,9 +13,6 @@ from typing import IO, Any, NamedTuple
 
 from promptimal.rewrite import Rewrite, Rewriter
 from promptimal.server import ServerRewriter
-
-SLOTS = 32
-"""Prompts under way at once."""
 
 
 class Job(NamedTuple):

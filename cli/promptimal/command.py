@@ -245,7 +245,7 @@ def _rewrite_many(arguments: argparse.Namespace) -> int:
         out.flush()
 
     try:
-        rewriter = models.load(_choice(arguments), lambda text: _say(text, arguments), batch.SLOTS, arguments.seed)
+        rewriter = models.load(_choice(arguments), lambda text: _say(text, arguments), True, arguments.seed)
         progress = not arguments.quiet and sys.stderr.isatty()
         failed = batch.run(islice(jobs, skip, None), rewriter, arguments.n, write, progress)
     except BadModel as error:

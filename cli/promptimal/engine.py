@@ -120,21 +120,27 @@ class Sequences:
 class Engine:
     """A loaded model.
 
-    `width` is how many sequences one task may hold, `slots` how many tasks run at once, `context` how many tokens a task may need.
+    `width` is how many sequences one task may hold, `slots` how many tasks run at once, `context` how many tokens a task may need,
+    `processors` how many to compute with (all that there are), `beside` an engine of the same file, whose weights are shared.
     Raises BadModel where llama.cpp refuses the file.
     """
 
-    def __init__(self, model: Path, *, width: int, slots: int = 1, context: int = 1536, adapter: Path | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        width: int,
+        slots: int = 1,
+        context: int = 1536,
+        adapter: Path | None = None,
+        processors: int | None = None,
+        beside: "Engine | None" = None,
+    ) -> None:
         self.path, self.width, self.slots, self.context = model, width, slots, context
         self._lib = llama = _load_library()
+        self._owns_model = beside is None
         with _quiet(llama):
-            parameters = llama.llama_model_default_params()
-            # Weights as they stand in the file can be mapped. Repacked for the processor they take longer to load than one rewrite
-            # gains, and round otherwise: one prompt and many would not give the same rewrites.
-            parameters.use_extra_bufts = False
-            self._model = _beside_numpy(lambda: llama.llama_model_load_from_file(os.fsencode(model), parameters))
-            if not self._model:
-                raise BadModel(f"llama.cpp cannot load {model}: is it a complete GGUF model? Try another with --model")
+            self._model: Any = beside._model if beside else _loaded(llama, model)
             self._vocab = llama.llama_model_get_vocab(self._model)
             self.words = llama.llama_vocab_n_tokens(self._vocab)
             self.hidden = llama.llama_model_n_embd(self._model)
@@ -142,7 +148,7 @@ class Engine:
             settings.n_ctx = context * slots
             settings.n_batch = settings.n_ubatch = BATCH
             settings.n_seq_max = width * slots
-            settings.n_threads = settings.n_threads_batch = threads()
+            settings.n_threads = settings.n_threads_batch = processors or threads()
             # A task's sequences share their prompt's cells. Where it has but one, that one gets cells of its own: attention is then summed
             # in the same order whatever runs beside it, and many prompts together give what each gives alone.
             settings.kv_unified = width > 1
@@ -157,10 +163,11 @@ class Engine:
         self.free = list(reversed(range(width * slots)))
 
     def close(self) -> None:
-        """Free the model. The process's end does so as well."""
+        """Free what it holds, last the engine that others stand beside. The process's end does so as well."""
         self._lib.llama_batch_free(self._batch)
         self._lib.llama_free(self._context)
-        self._lib.llama_model_free(self._model)
+        if self._owns_model:
+            self._lib.llama_model_free(self._model)
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Token numbers of a text. Only with `special` do control tokens written in it count as such."""
@@ -332,6 +339,18 @@ def threads() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, max(1, round(int(quota) / int(period))))
     return count
+
+
+def _loaded(llama: Any, path: Path) -> Any:
+    """A model's weights. Raises BadModel."""
+    parameters = llama.llama_model_default_params()
+    # Weights as they stand in the file can be mapped. Repacked for the processor they take longer to load than one rewrite
+    # gains, and round otherwise: one prompt and many would not give the same rewrites.
+    parameters.use_extra_bufts = False
+    model = _beside_numpy(lambda: llama.llama_model_load_from_file(os.fsencode(path), parameters))
+    if not model:
+        raise BadModel(f"llama.cpp cannot load {path}: is it a complete GGUF model? Try another with --model")
+    return model
 
 
 def _load_library() -> Any:

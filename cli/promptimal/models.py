@@ -51,8 +51,8 @@ class Choice(NamedTuple):
         return Choice(self.server or os.environ.get("PROMPTIMAL_API_BASE") or None, self.name or os.environ.get("PROMPTIMAL_MODEL") or None)
 
 
-def load(choice: Choice, say: Callable[[str], None], slots: int = 1, seed: int | None = None) -> "Rewriter | ServerRewriter":
-    """The rewriter that a choice means, ready to be used; `slots` is how many prompts it should work on at once. Raises BadModel."""
+def load(choice: Choice, say: Callable[[str], None], many: bool = False, seed: int | None = None) -> "Rewriter | ServerRewriter":
+    """The rewriter that a choice means, ready to be used, for `many` prompts at once or one at a time. Raises BadModel."""
     choice = choice.filled()
     if choice.server:
         from promptimal.server import ServerRewriter
@@ -60,21 +60,27 @@ def load(choice: Choice, say: Callable[[str], None], slots: int = 1, seed: int |
         key = os.environ.get("PROMPTIMAL_API_KEY") or os.environ.get("OPENAI_API_KEY")
         return ServerRewriter(choice.server, choice.name, key, seed)
     model = find(choice.name, say)
-    from promptimal.engine import Engine
+    from promptimal.engine import Engine, threads
 
     if model.template and model.asks:
         from promptimal.asks import read_bank
         from promptimal.rewrite import Chooser
         from promptimal_convert.gguf_file import BadGGUF
 
-        engine = Engine(model.path, width=Chooser.width, slots=slots, context=Chooser.context, adapter=model.adapter)
+        # A prompt is read in one short batch, over which processors spend their time waiting for each other: of many prompts, each has one of its own.
+        count = threads() if many else 1
+        engine = Engine(model.path, width=Chooser.width, context=Chooser.context, adapter=model.adapter, processors=1 if many else None)
+        others = [
+            Engine(model.path, width=Chooser.width, context=Chooser.context, adapter=model.adapter, processors=1, beside=engine)
+            for _ in range(count - 1)
+        ]
         try:  # now, for NumPy has been imported while the model was loaded
-            return Chooser(engine, model.template, read_bank(model.asks), seed)
+            return Chooser(engine, model.template, read_bank(model.asks), seed, others)
         except BadGGUF as error:
             raise BadModel(f"{error}: convert it again") from None
     from promptimal.writing import Writer
 
-    engine = Engine(model.path, width=Writer.width, slots=min(slots, Writer.most_slots), context=Writer.context, adapter=model.adapter)
+    engine = Engine(model.path, width=Writer.width, slots=Writer.slots if many else 1, context=Writer.context, adapter=model.adapter)
     return Writer(engine, model.template, seed)
 
 

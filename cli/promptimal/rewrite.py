@@ -6,7 +6,7 @@ decoding is all that is left to do (they are taken where `fidelity` finds nothin
 
 import random
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, combinations, islice
@@ -17,6 +17,7 @@ from promptimal import chat, fidelity, passage
 from promptimal.asks import Bank
 from promptimal.engine import BadModel, Engine, Feed, Sequences
 from promptimal.language import is_english
+from promptimal.workers import in_order
 
 _MAX_VIEW_TOKENS = 400
 
@@ -135,14 +136,29 @@ class Chooser(Rewriter):
     width = 1
     context = 640  # the view, and the request in other words
 
-    def __init__(self, engine: Engine, template: chat.Template, bank: Bank, seed: int | None = None) -> None:
+    def __init__(self, engine: Engine, template: chat.Template, bank: Bank, seed: int | None = None, others: Sequence[Engine] = ()) -> None:
         super().__init__(engine, seed)
+        self._engines = (engine, *others)
         if bank.weight.shape[1] != engine.hidden:
             raise BadModel(f"{engine.path}: its asks are another model's: convert it again")
         self.bank = bank
         self._before = engine.tokenize(template.before, special=True)
         self._after = engine.tokenize(template.after, special=True)
         self._keep = engine.tokenize(chat.KEEP)[0]
+
+    def rewrite_all(self, prompts: Iterable[str], n: int = 1) -> Iterator[list[Rewrite]]:
+        """Rewrites of many prompts, in their order, as they are ready: each engine works on a prompt of its own."""
+
+        def alone(engine: Engine, prompt: str) -> list[Rewrite]:
+            rewrites: list[Rewrite] = engine.one(lambda sequences: self._task(sequences, prompt, n))
+            return rewrites
+
+        return in_order(prompts, [partial(alone, engine) for engine in self._engines])
+
+    def close(self) -> None:
+        """Free the model."""
+        for engine in reversed(self._engines):
+            engine.close()
 
     def _task(
         self, sequences: Sequences, prompt: str, n: int, show: Callable[[str], None] | None = None

@@ -8,15 +8,14 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from functools import partial
 from typing import Any
 
 from promptimal import writing
 from promptimal.engine import BadModel
 from promptimal.rewrite import Reading, Rewrite, read
+from promptimal.workers import in_order
 
 AT_ONCE = 16
 """Requests under way; a server that batches serves them together, another queues them."""
@@ -50,17 +49,8 @@ class ServerRewriter:
         return sorted(found.values(), key=lambda r: (bool(r.faults), not r.asks))
 
     def rewrite_all(self, prompts: Iterable[str], n: int = 1) -> Iterator[list[Rewrite]]:
-        """Rewrites of many prompts, in their order; no more are read ahead than are under way."""
-        waiting: deque[Future[list[Rewrite]]] = deque()
-        source = iter(prompts)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            try:
-                waiting.extend(pool.submit(self.rewrite, prompt, n) for prompt in islice(source, AT_ONCE))
-                while waiting:
-                    yield waiting.popleft().result()
-                    waiting.extend(pool.submit(self.rewrite, prompt, n) for prompt in islice(source, 1))
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        """Rewrites of many prompts, in their order, as they are ready."""
+        return in_order(prompts, [partial(self.rewrite, n=n)] * AT_ONCE)
 
     def count(self, text: str) -> int:
         """Words of a text: how the server's model cuts it is not known here."""

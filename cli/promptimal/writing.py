@@ -64,7 +64,7 @@ class Writer(Rewriter):
 
     width = 10  # eight candidates, the prompt, and the instruction
     context = 2600
-    most_slots = 8
+    slots = 8  # of many prompts: written side by side, for reading the weights is what takes the time
 
     def __init__(self, engine: Engine, template: chat.Template | None, seed: int | None = None) -> None:
         super().__init__(engine, seed)

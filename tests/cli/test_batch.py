@@ -1,11 +1,16 @@
 """Many prompts: order kept, one line out for one in, nothing printed is lost."""
 
 import json
+import select
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
+
+from promptimal.workers import AHEAD, in_order
 
 BIN = Path(sys.executable).parent
 PROMPTS = ["why do cats purr", "Name three rivers.", "Plan a week in Lisbon.", "¿Qué hora es?", "sort a list in python", "Is 91 prime?"] * 3
@@ -53,3 +58,45 @@ def test_an_interrupted_run_goes_on_where_it_was(promptimal, tmp_path):
     assert done.returncode == 0
     assert out.read_bytes().startswith(before)
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == list(range(60))
+
+
+def test_a_line_comes_out_while_the_input_still_waits(default_model):
+    process = subprocess.Popen([BIN / "promptimal", "--lines"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin and process.stdout
+    for line in (b"why is rain wet\n", b"why is snow white\n"):
+        process.stdin.write(line)
+        process.stdin.flush()
+        assert select.select([process.stdout], [], [], 60)[0], "nothing within a minute"
+        assert process.stdout.readline().startswith(line[:1].upper() + line[1:].strip())
+    process.stdin.close()
+    assert process.wait(60) == 0
+
+
+def test_results_come_in_order_and_no_more_is_read_than_is_worked_on():
+    read = []
+
+    def items():
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    results = in_order(items(), [lambda n: time.sleep(0.001 * (n % 3)) or n] * 3)
+    assert next(results) == 0
+    time.sleep(0.2)
+    assert len(read) <= 3 * AHEAD + 1
+    assert list(results) == list(range(1, 100))
+
+
+def test_what_fails_is_raised_in_its_place():
+    def items():
+        yield from range(5)
+        raise OSError("the input broke off")
+
+    results = in_order(items(), [lambda n: n] * 2)
+    assert [next(results) for _ in range(5)] == list(range(5))
+    with pytest.raises(OSError, match="broke off"):
+        next(results)
+    results = in_order([1, 0, 2], [lambda n: 1 // n])
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -16,7 +16,7 @@ BIN = Path(sys.executable).parent
 RECIPE = (RECIPES / "smollm2-135m.toml").read_text()
 SMALL = (
     RECIPE.replace("epochs = 2", "epochs = 3")
-    .replace("rank = 16", "rank = 4")
+    .replace("rank = 64", "rank = 4")
     .replace("batch = 16", "batch = 4")
     .replace("held_out = 0.05", "held_out = 0.3")
 )

@@ -157,7 +157,7 @@ def _rewritten(model: Path, questions: Sequence["Question"], path: Path) -> Syst
 
 def _rewrite(model: Path, identity: str, questions: Sequence["Question"], name: str) -> list[dict[str, Any]]:
     """A line for each question; the seconds are shared out evenly, for many are rewritten at once."""
-    rewriter = models.load(models.Choice(name=str(model)), _say, slots=8)
+    rewriter = models.load(models.Choice(name=str(model)), _say, many=True)
     try:
         started = time.monotonic()
         found = rewriter.rewrite_all(q.text for q in questions)
