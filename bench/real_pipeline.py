@@ -37,11 +37,11 @@ concurrency = 2
 [teacher]
 model = "smollm2"
 base_url = "{base}"
-sampling = {{ temperature = 0.8, max_tokens = 200, seed = 1 }}
+sampling = {{ temperature = 0.8, max_tokens = 200 }}
 [answerer]
 model = "smollm2"
 base_url = "{base}"
-sampling = {{ temperature = 0.7, max_tokens = 64, seed = 1 }}
+sampling = {{ temperature = 0.7, max_tokens = 64 }}
 """
 
 
