@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import hashlib
 import json
-import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -128,7 +127,6 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
 def says(model: str, prompt: str, seed: int) -> str:
     number = int(hashlib.sha256(f"{model}\n{prompt}\n{seed}".encode()).hexdigest()[:8], 16)
     if model.startswith("teacher"):
-        request = re.findall(r"<<<\n(.*?)\n>>>", prompt, re.S)[0]
         asks = (
             "Explain each step.",
             "Consider every option in turn.",
@@ -136,7 +134,7 @@ def says(model: str, prompt: str, seed: int) -> str:
             "Say why.",
             "Give an example.",
         )
-        return f"<prompt>{request}\n\n{asks[number % 5]} {asks[number // 5 % 5]}</prompt>"
+        return f"<add>{asks[number % 5]} {asks[number // 5 % 5]}</add>"
     if model.startswith("judge"):
         return str(1 + number % 10)
     if "def " in prompt:

@@ -19,7 +19,7 @@ from counting_server import FAULTS, CountingServer, completion, running
 from killing import keys, outputs, write_recipe
 
 from promptimal_trainer import pairs
-from promptimal_trainer.pipeline import calls, recipe, records, run, select
+from promptimal_trainer.pipeline import calls, instructions, recipe, records, run, select
 from promptimal_trainer.pipeline.records import Attempt, Record
 from promptimal_trainer.sources import Question
 from promptimal_trainer.whole_file import whole
@@ -329,6 +329,7 @@ def test_the_best_of_a_chain_is_selected_if_it_beats_its_own_original(tmp_path):
         "List three streams where people speak French, not the Loire.",
         f"{REQUEST} The Rhone, the Seine and the Garonne rise in mountains.",
         f"{REQUEST}\n- Seine\n- Garonne\n- Rhone",
+        f"{REQUEST} France has rivers.",
     ],
 )
 def test_a_prompt_that_lost_or_brings_in_something_is_not_selected(tmp_path, improved):
@@ -410,3 +411,23 @@ def test_a_run_without_a_reward_model_imports_no_torch(tmp_path, server):
     )
     written = write_recipe(tmp_path, server.base, 3)
     assert subprocess.run([sys.executable, "-c", program, "run", written, "--out", tmp_path / "out"], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("reply", "improved"),
+    [
+        ("<add>Say where each rises.</add>", REQUEST + " Say where each rises."),
+        ("Sure! <add>\nSay where each rises.\n</add> I hope this helps.", REQUEST + " Say where each rises."),
+        ("Say where each rises.", REQUEST + " Say where each rises."),
+        ("<prompt>Which three rivers of France, not the Loire, rise in hills?</prompt>", "Which three rivers of France, not the Loire, rise in hills?"),
+        ("Here is the improved prompt:\n\n\"Which rivers rise in France?\"", "Which rivers rise in France?"),
+    ],
+)  # fmt: skip
+def test_a_teacher_writes_what_to_add_or_all_of_a_prompt(reply, improved):
+    assert instructions.read_improvement(reply).of(REQUEST) == improved
+
+
+@pytest.mark.parametrize("reply", ["", "<add></add>", "<prompt> </prompt>"])
+def test_a_reply_with_neither_is_no_answer(reply):
+    with pytest.raises(ValueError, match="no prompt"):
+        instructions.read_improvement(reply)

@@ -22,7 +22,7 @@ async def _refined(record: Record, number: int, work: Work) -> tuple[Attempt, ..
         answer = await work.chat(
             "teacher", instructions.refine(record, chain), sample=1000 * number + round_
         )  # the same whatever the number of rounds
-        chain = (*chain, await score.attempt(record.question, begun(answer), work))
+        chain = (*chain, await score.attempt(record.question, begun(answer, record), work))
     return chain
 
 

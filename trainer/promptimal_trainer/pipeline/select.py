@@ -69,13 +69,10 @@ def unfaithful(record: Record, improved: str) -> str | None:
             return str(fault)
         if fault.problem == "new" and fault.kind in ("link", "number", "quotation") and fault.text not in _SMALL:
             return str(fault)
-    for sentence in _sentences(improved):
-        if (
-            not sentence.endswith("?")
-            and not fidelity.demands(sentence)
-            and not sentence.startswith(_TO_THE_CHATBOT)
-            and _is_new(sentence, text)
-        ):
+    kept = improved.startswith(text.strip())
+    for sentence in _sentences(improved[len(text.strip()) :] if kept else improved):
+        asks = sentence.endswith("?") or fidelity.demands(sentence) or sentence.startswith(_TO_THE_CHATBOT)
+        if not asks and (kept or _is_new(sentence, text)):
             return f"states instead of asking: {sentence[:40]}"
     return None
 
@@ -85,7 +82,7 @@ def _sentences(text: str) -> Iterator[str]:
     for segment in passage.split(text):
         if not passage.is_material(segment):
             for sentence in re.split(r"(?<=[.!?:])\s+|\n+", segment.text):
-                if bare := re.sub(r"\A\W*(?:\d+[.)]\s+)?", "", sentence).strip():
+                if re.search(r"[^\W\d]", bare := re.sub(r"\A\W*(?:\d+[.)]\s+)?", "", sentence).strip()):
                     yield bare
 
 
