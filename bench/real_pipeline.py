@@ -65,10 +65,9 @@ def main(folder: Path, count: int) -> None:
         }
         for file, counts in kinds.items():
             print(f"{file}: {counts.total()} questions: {', '.join(f'{n} {kind}' for kind, n in sorted(counts.items()))}")
-        why: Counter[str] = Counter()
-        for record in records.read(out / "refined.jsonl"):
-            why.update((select.unfaithful(record, a.prompt) or "faithful").split(":")[0] if a.score is not None else a.fault.split(":")[0] for c in record.chains for a in c)  # fmt: skip
-        print("attempts: " + ", ".join(f"{n} {reason}" for reason, n in why.most_common()))
+        attempts = [(record, attempt) for record in records.read(out / "refined.jsonl") for chain in record.chains for attempt in chain]
+        fates = Counter(_fate(*one) for one in attempts)
+        print(f"{len(attempts)} attempts: " + ", ".join(f"{n} {fate}" for fate, n in fates.most_common()))
         pairs = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
         print(f"pairs.jsonl: {len(pairs)} pairs")
         for pair in pairs:
@@ -81,6 +80,12 @@ def main(folder: Path, count: int) -> None:
         )
         card = json.loads((work / "run" / "card.json").read_text())
         print(f"finetune: {card['pairs']}, held-out loss {' → '.join(str(score['loss']) for score in card['held_out'])}")
+
+
+def _fate(record: records.Record, attempt: records.Attempt) -> str:
+    """What became of an attempt, without the words it is about."""
+    said = attempt.fault if attempt.score is None else select.unfaithful(record, attempt.prompt) or "faithful"
+    return " ".join(said.split(":")[0].split()[:3])
 
 
 if __name__ == "__main__":

@@ -330,6 +330,7 @@ def test_the_best_of_a_chain_is_selected_if_it_beats_its_own_original(tmp_path):
         f"{REQUEST} The Rhone, the Seine and the Garonne rise in mountains.",
         f"{REQUEST}\n- Seine\n- Garonne\n- Rhone",
         f"{REQUEST} France has rivers.",
+        f"{REQUEST} Use this sentence:\nThe rivers of France are many.",
     ],
 )
 def test_a_prompt_that_lost_or_brings_in_something_is_not_selected(tmp_path, improved):

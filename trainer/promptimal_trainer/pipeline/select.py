@@ -70,7 +70,10 @@ def unfaithful(record: Record, improved: str) -> str | None:
         if fault.problem == "new" and fault.kind in ("link", "number", "quotation") and fault.text not in _SMALL:
             return str(fault)
     kept = improved.startswith(text.strip())
-    for sentence in _sentences(improved[len(text.strip()) :] if kept else improved):
+    written = improved[len(text.strip()) :] if kept else improved
+    if kept and any(map(passage.is_material, passage.split(written))):
+        return "adds a text of its own"
+    for sentence in _sentences(written):
         asks = sentence.endswith("?") or fidelity.demands(sentence) or sentence.startswith(_TO_THE_CHATBOT)
         if not asks and (kept or _is_new(sentence, text)):
             return f"states instead of asking: {sentence[:40]}"
