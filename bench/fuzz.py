@@ -55,7 +55,7 @@ def main(count: int, first: int) -> int:
         dirty = re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]", seen + errors)
         if code not in (0, 1) or b"Traceback" in errors or dirty or (code == 1 and errors.count(b"\n") != 1):
             wrong += 1
-            print(f"seed {seed} ({len(data)} bytes): exit {code}, {errors[-200:]!r}, {dirty}", flush=True)
+            print(f"seed {seed} ({len(data)} bytes): exit {code}, {errors[-2000:]!r}, {dirty}", flush=True)
     print(
         f"{count} inputs: {answered} rewritten, {count - answered - wrong} refused with a sentence, {wrong} went wrong; slowest {slowest:.1f} s"
     )

@@ -24,7 +24,7 @@ _MAX_VIEW_TOKENS = 400
 SHORTLIST = 8
 """Asks that are looked at for a prompt: the surest."""
 
-SURE, SURE_OF_SECOND, SURE_WITHOUT_ROOM, SURE_OF_A_WORD = 0.25, 0.6, 0.45, 0.8
+SURE, SURE_OF_SECOND, SURE_WITHOUT_ROOM, SURE_OF_A_WORD = 0.3, 0.65, 0.35, 0.8
 """How sure an ask must be to be added: as the first one, as a second one, where a prompt leaves little room, and where it is a single word; set by
 readers' lists and verdicts for the development set, see trainer/LOG.md."""
 
