@@ -377,7 +377,13 @@ def _load_library() -> Any:
 
 
 def _beside_numpy(load: Callable[[], Any]) -> Any:
-    """Load the model while NumPy is being imported: both take a tenth of a second, and one of them is C."""
+    """Load the model while NumPy is being imported: both take a tenth of a second, and one of them is C.
+
+    NumPy sets two variables of the environment while it is imported, and takes them out again, while llama.cpp reads others: a race in the C
+    library, which crashed twice in ten thousand calls. Where they are set, NumPy leaves them alone.
+    """
+    for name in ("OPENBLAS_MAIN_FREE", "GOTOBLAS_MAIN_FREE"):
+        os.environ.setdefault(name, "1")
     result: list[Any] = []
     thread = threading.Thread(target=lambda: result.append(load()))
     thread.start()

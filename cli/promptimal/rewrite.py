@@ -24,9 +24,9 @@ _MAX_VIEW_TOKENS = 400
 SHORTLIST = 8
 """Asks that are looked at for a prompt: the surest."""
 
-SURE, SURE_OF_SECOND, SURE_WITHOUT_ROOM, SURE_OF_A_WORD = 0.3, 0.65, 0.35, 0.8
-"""How sure an ask must be to be added: as the first one, as a second one, where a prompt leaves little room, and where it is a single word; set by
-readers' lists and verdicts for the development set, see trainer/LOG.md."""
+SURE, SURE_OF_SECOND, SURE_WITHOUT_ROOM, SURE_OF_A_WORD = 0.3, 0.65, 0.5, 0.98
+"""How sure an ask must be to be added: as the first one, as a second one, where a prompt leaves little room, and where it is a word or two; set by
+readers' lists for the development set and by verdicts, see trainer/LOG.md."""
 
 _ROOM = 600
 """Characters of a request; a longer one says most of what its author wants."""
@@ -236,7 +236,7 @@ def _least(reading: Reading) -> float:
     """How sure the first ask must be."""
     if reading.leaves_room:
         return SURE
-    return SURE_OF_A_WORD if len(reading.view.split()) == 1 else SURE_WITHOUT_ROOM
+    return SURE_OF_A_WORD if len(reading.view.split()) <= 2 else SURE_WITHOUT_ROOM
 
 
 def _leaves_room(view: str, segments: tuple[passage.Segment, ...]) -> bool:

@@ -202,3 +202,13 @@ def test_no_network_call_is_made_first_use_included(tmp_path, default_model):
     )
     assert output(done).lower().startswith("why do cats purr")
     assert b"preparing the default model" in done.stderr
+
+
+def test_nothing_changes_the_environment_while_the_model_is_loaded():
+    """NumPy's import would, and llama.cpp reads it in another thread: a race in the C library that crashed two calls in ten thousand."""
+    code = (
+        "import os; taken = []; real = os.unsetenv; os.unsetenv = lambda name: (taken.append(name), real(name));"
+        "import promptimal.engine as e; e._beside_numpy(lambda: None); import sys; assert 'numpy' in sys.modules; assert not taken, taken"
+    )
+    environment = {k: v for k, v in os.environ.items() if "MAIN_FREE" not in k}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
