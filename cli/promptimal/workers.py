@@ -1,6 +1,7 @@
 """Many items, several workers, results in order."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -67,5 +68,6 @@ def in_order(items: Iterable[T], workers: Sequence[Callable[[T], R]]) -> Iterato
     finally:
         stopped.set()
         room.release(len(threads))
-        for thread in threads:  # what is under way must end before its model goes; who waits for input may wait for ever
-            thread.join(_END_SECONDS)
+        end = time.monotonic() + _END_SECONDS  # what is under way must end before its model goes; who waits for input may wait for ever
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
