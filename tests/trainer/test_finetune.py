@@ -17,6 +17,7 @@ RECIPE = (RECIPES / "smollm2-135m.toml").read_text()
 SMALL = (
     RECIPE.replace("epochs = 2", "epochs = 3")
     .replace("rank = 64", "rank = 4")
+    .replace("alpha = 128", "alpha = 32")
     .replace("batch = 16", "batch = 4")
     .replace("held_out = 0.05", "held_out = 0.3")
 )
