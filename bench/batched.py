@@ -20,7 +20,9 @@ def main(most: int) -> None:
     prompts = [json.loads(line)["prompt"] for name in names for line in (DATA / name).read_text(encoding="utf-8").splitlines()][:most]
     alone, together = (models.load(models.Choice(), print, many) for many in (False, True))
     same = 0
-    for prompt, (rewrite,) in zip(prompts, together.rewrite_all(prompts), strict=True):
+    for prompt, (rewrite,) in zip(
+        prompts, list(together.rewrite_all(prompts)), strict=True
+    ):  # first these: else the two would share the processors
         (by_itself,) = alone.rewrite(prompt)
         same += rewrite.text == by_itself.text
         if rewrite.text != by_itself.text:
