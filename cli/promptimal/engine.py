@@ -379,11 +379,11 @@ def _load_library() -> Any:
 def _beside_numpy(load: Callable[[], Any]) -> Any:
     """Load the model while NumPy is being imported: both take a tenth of a second, and one of them is C.
 
-    NumPy sets two variables of the environment while it is imported, and takes them out again, while llama.cpp reads others: a race in the C
-    library, which crashed twice in ten thousand calls. Where they are set, NumPy leaves them alone.
+    Each sets variables of the environment meanwhile (NumPy two, which it takes out again, ggml's processor part one) while the other reads
+    some: a race in the C library, which crashed three times in some ten thousand calls. What is set already both leave alone.
     """
-    for name in ("OPENBLAS_MAIN_FREE", "GOTOBLAS_MAIN_FREE"):
-        os.environ.setdefault(name, "1")
+    for name, value in (("OPENBLAS_MAIN_FREE", "1"), ("GOTOBLAS_MAIN_FREE", "1"), ("KMP_BLOCKTIME", "200")):
+        os.environ.setdefault(name, value)
     result: list[Any] = []
     thread = threading.Thread(target=lambda: result.append(load()))
     thread.start()
