@@ -20,9 +20,8 @@ def main(most: int) -> None:
     prompts = [json.loads(line)["prompt"] for name in names for line in (DATA / name).read_text(encoding="utf-8").splitlines()][:most]
     alone, together = (models.load(models.Choice(), print, many) for many in (False, True))
     same = 0
-    for prompt, (rewrite,) in zip(
-        prompts, list(together.rewrite_all(prompts)), strict=True
-    ):  # first these: else the two would share the processors
+    batched = list(together.rewrite_all(prompts))  # first all of these: else the two would share the processors
+    for prompt, (rewrite,) in zip(prompts, batched, strict=True):
         (by_itself,) = alone.rewrite(prompt)
         same += rewrite.text == by_itself.text
         if rewrite.text != by_itself.text:

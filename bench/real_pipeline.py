@@ -20,28 +20,29 @@ from llama_server import serve
 from machine import machine
 
 from promptimal.engine import threads
-from promptimal_trainer import recipe
 from promptimal_trainer.base import find_gguf
 from promptimal_trainer.pipeline import records, select
+from promptimal_trainer.recipe import RECIPES
 
 BIN = Path(sys.executable).parent
+SIZE = {"worst": 0.75, "versions": 2, "teacher_tokens": 200, "answerer_tokens": 64}
 RECIPE = """
 sources = ["mmlu:{folder}/mmlu", "alpaca:{folder}/alpaca.json", "humaneval:{folder}/humaneval.jsonl.gz"]
-per_source = {count}
-worst = 0.75
+per_source = {per_source}
+worst = {worst}
 samples = 1
-versions = 2
+versions = {versions}
 rounds = 1
 reward = "{reward}"
 concurrency = 2
 [teacher]
 model = "smollm2"
 base_url = "{base}"
-sampling = {{ temperature = 0.8, max_tokens = 200 }}
+sampling = {{ temperature = 0.8, max_tokens = {teacher_tokens} }}
 [answerer]
 model = "smollm2"
 base_url = "{base}"
-sampling = {{ temperature = 0.7, max_tokens = 64 }}
+sampling = {{ temperature = 0.7, max_tokens = {answerer_tokens} }}
 """
 
 
@@ -55,7 +56,7 @@ def main(folder: Path, count: int) -> None:
     ):
         work = Path(name)
         reward = reward_model.build(work / "reward")
-        (work / "recipe.toml").write_text(RECIPE.format(folder=folder.resolve(), count=count, reward=reward, base=base))
+        (work / "recipe.toml").write_text(RECIPE.format(folder=folder.resolve(), reward=reward, base=base, per_source=count, **SIZE))
         started = time.monotonic()
         subprocess.run([BIN / "promptimal-train", "run", work / "recipe.toml", "--out", work / "out"], check=True)
         print(f"{machine()}: {count} questions each of MMLU, Alpaca and HumanEval in {(time.monotonic() - started) / 60:.0f} minutes\n")
@@ -72,7 +73,7 @@ def main(folder: Path, count: int) -> None:
         print(f"pairs.jsonl: {len(pairs)} pairs")
         for pair in pairs:
             print(json.dumps({key: pair[key] for key in ("prompt", "improved", "gain")}, ensure_ascii=False))
-        shipped = (Path(recipe.__file__).parent / "recipes" / "smollm2-135m.toml").read_text()
+        shipped = (RECIPES / "smollm2-135m.toml").read_text()
         (work / "mine.toml").write_text(shipped.replace("held_out = 0.05", "held_out = 0.3"))  # of so few pairs a part that is not empty
         subprocess.run(
             [BIN / "promptimal-train", "finetune", "--recipe", work / "mine.toml", "--data", out / "pairs.jsonl", "--out", work / "run"],

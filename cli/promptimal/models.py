@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,12 +68,9 @@ def load(choice: Choice, say: Callable[[str], None], many: bool = False, seed: i
         from promptimal_convert.gguf_file import BadGGUF
 
         # A prompt is read in one short batch, over which processors spend their time waiting for each other: of many prompts, each has one of its own.
-        count = threads() if many else 1
-        engine = Engine(model.path, width=Chooser.width, context=Chooser.context, adapter=model.adapter, processors=1 if many else None)
-        others = [
-            Engine(model.path, width=Chooser.width, context=Chooser.context, adapter=model.adapter, processors=1, beside=engine)
-            for _ in range(count - 1)
-        ]
+        made = partial(Engine, model.path, width=Chooser.width, context=Chooser.context, adapter=model.adapter)
+        engine = made(processors=1 if many else None)
+        others = [made(processors=1, beside=engine) for _ in range(threads() - 1)] if many else []
         try:  # now, for NumPy has been imported while the model was loaded
             return Chooser(engine, model.template, read_bank(model.asks), seed, others)
         except BadGGUF as error:

@@ -7,33 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from real_pipeline import RECIPE
+
 from promptimal_trainer import pairs
 from promptimal_trainer.pipeline import records, select
 from promptimal_trainer.pipeline.recipe import Model, Recipe
 
-RECIPE = """
-sources = ["mmlu:{folder}/mmlu", "alpaca:{folder}/alpaca.json", "humaneval:{folder}/humaneval.jsonl.gz"]
-worst = 1.0
-samples = 1
-versions = 1
-rounds = 1
-reward = "{reward}"
-concurrency = 2
-[teacher]
-model = "smollm2"
-base_url = "{base}"
-sampling = {{ temperature = 0.8, max_tokens = 60 }}
-[answerer]
-model = "smollm2"
-base_url = "{base}"
-sampling = {{ temperature = 0.7, max_tokens = 16 }}
-"""
+SIZE = {"per_source": 0, "worst": 1.0, "versions": 1, "teacher_tokens": 60, "answerer_tokens": 16}
 
 
 def test_questions_of_each_kind_go_all_the_way(tmp_path, llama_server, tiny_reward):
     _write_sources(tmp_path)
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE.format(folder=tmp_path, reward=tiny_reward, base=llama_server))
+    recipe.write_text(RECIPE.format(folder=tmp_path, reward=tiny_reward, base=llama_server, **SIZE))
     command = [Path(sys.executable).parent / "promptimal-train", "run", recipe, "--out", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr

@@ -52,8 +52,8 @@ def unfaithful(record: Record, improved: str) -> str | None:
     A strong teacher may use words of its own for some of the person's; the things that carry a request may not go, nor may numbers, links and quotations come.
     A weak one answers: a new sentence must ask, demand, or speak to the chatbot ("You are …").
     """
-    text = record.question.text
-    for segment in passage.split(text.strip()):
+    text, typed = record.question.text, record.question.text.strip()
+    for segment in passage.split(typed):
         if passage.is_material(segment) and segment.text.strip() not in improved:
             return f"lost pasted material: {segment.text.strip()[:40]}"
     for choice in record.question.choices:
@@ -69,13 +69,13 @@ def unfaithful(record: Record, improved: str) -> str | None:
             return str(fault)
         if fault.problem == "new" and fault.kind in ("link", "number", "quotation") and fault.text not in _SMALL:
             return str(fault)
-    kept = improved.startswith(text.strip())
-    written = improved[len(text.strip()) :] if kept else improved
+    kept = improved.startswith(typed)
+    written = improved.removeprefix(typed)
     if kept and any(map(passage.is_material, passage.split(written))):
         return "adds a text of its own"
     for sentence in _sentences(written):
         asks = sentence.endswith("?") or fidelity.demands(sentence) or sentence.startswith(_TO_THE_CHATBOT)
-        if not asks and (kept or _is_new(sentence, text)):
+        if not asks and (kept or _is_new(sentence, words)):
             return f"states instead of asking: {sentence[:40]}"
     return None
 
@@ -89,9 +89,8 @@ def _sentences(text: str) -> Iterator[str]:
                     yield bare
 
 
-def _is_new(sentence: str, text: str) -> bool:
-    """Whether most of a sentence's content words are not the person's."""
-    given = {item.form for item in fidelity.items(text) if item.kind == "word"}
+def _is_new(sentence: str, given: set[str]) -> bool:
+    """Whether most of a sentence's content words are not among those given."""
     words = [item.form for item in fidelity.items(sentence) if item.kind == "word"]
     return 2 * sum(word in given for word in words) < len(words)
 
