@@ -31,7 +31,7 @@ def run(way: str, steps: int) -> dict[str, float]:
     """Train; what came of it."""
     import torch
 
-    from promptimal_trainer import finetune
+    from promptimal_trainer import memory
     from promptimal_trainer.base import load
     from promptimal_trainer.batches import encode_all
     from promptimal_trainer.distributed import join
@@ -40,7 +40,7 @@ def run(way: str, steps: int) -> dict[str, float]:
     recipe, world = replace(read_recipe("smollm2-135m"), epochs=1), join()
     torch.manual_seed(recipe.seed)
     if way == "ours":
-        finetune._keep_memory()
+        memory.keep_freed()
     all_pairs = [replace(pair, asks=None) for pair in pairs.read(pairs.DEFAULT)[: steps * recipe.batch + HELD]]  # free: more to write
     base = load(recipe.base, torch.bfloat16)
     examples = encode_all(all_pairs, base.tokenizer, recipe, None)
@@ -71,6 +71,7 @@ def _ours(network: Any, recipe: Recipe, train: list[Any]) -> Callable[[], None]:
 def _trl(network: Any, recipe: Recipe, train: list[Any], tokenizer: Any, checkpointing: bool) -> Callable[[], None]:
     from datasets import Dataset
     from datasets.table import InMemoryTable
+    from peft.tuners.lora import LoraLayer
     from trl import SFTConfig, SFTTrainer
 
     columns = {
@@ -78,6 +79,9 @@ def _trl(network: Any, recipe: Recipe, train: list[Any], tokenizer: Any, checkpo
         "labels": [[-100] * len(e.prompt) + e.answer for e in train],
     }
     rows = Dataset(InMemoryTable.from_pydict(columns), fingerprint="pairs")
+    for module in network.model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = True  # as PEFT comes
     base = network.model.get_base_model()  # it was dequantized, and says that it was not
     base.config.__dict__.pop("quantization_config", None)
     base.is_quantized, base.hf_quantizer = False, None

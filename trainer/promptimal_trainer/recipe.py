@@ -21,7 +21,7 @@ else:
 
 RECIPES = Path(__file__).parent / "recipes"
 
-TOKENS_A_PASS = 2048
+TOKENS_A_PASS = 1024
 """Tokens, padding included, that go through the model at once, if it is more than one pair: enough to keep a chip busy, and what memory depends on is
 then not the longest batch. The gradients of a batch's passes are summed, so that it makes no other difference."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from promptimal_trainer import checkpoint
+from promptimal_trainer import checkpoint, memory
 from promptimal_trainer.batches import Example, updates
 from promptimal_trainer.distributed import World, total, whole
 from promptimal_trainer.errors import TrainError
@@ -79,6 +79,7 @@ class Training:
                     bar.set_postfix(loss=f"{loss:.3f}", held=f"{progress.scores[-1].loss:.3f}")
                     if self._save_if(interruption.asked, time.monotonic() - saved > _SAVE_SECONDS):
                         saved = time.monotonic()
+                        memory.give_back()
                 if len(progress.scores) == epoch + 1:
                     progress.scores.append(self._score())
                     progress.log.append({"epoch": epoch + 1, "held_out": progress.scores[-1]._asdict()})
