@@ -13,6 +13,7 @@ import json
 import random
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,26 +69,41 @@ def make_sheet(a: str, b: str, prompts: Path, out: Path, seed: int = 0) -> int:
     return len(sheet)
 
 
-def tally(out: Path) -> tuple[list[Row], Counter[str]]:
-    """Rows by kind and in all (the last one), and the faults of B where it lost. Raises BadPairs where a verdict is missing or faulty."""
+class Outcome(NamedTuple):
+    """What became of one prompt: B `won`, `tied` or `lost`, and the fault named of it. The texts are empty where both systems said the same."""
+
+    kind: str
+    prompt: str
+    b: str
+    result: str
+    fault: str = ""
+
+
+def outcomes(out: Path) -> Iterator[Outcome]:
+    """The outcome of every prompt of a sheet. Raises BadPairs where a verdict is missing or faulty."""
     verdicts = {record.get("id"): record for _, record in read_lines(out / "verdicts.jsonl")}
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    faults: Counter[str] = Counter()
+    pairs = {record["id"]: record for _, record in read_lines(out / "sheet.jsonl")}
     for _, entry in read_lines(out / "key.jsonl"):
         if entry["same"]:
-            counts[entry["kind"]]["ties"] += 1
+            yield Outcome(entry["kind"], "", "", "tied")
             continue
-        verdict = verdicts.get(entry["id"])
+        verdict, pair = verdicts.get(entry["id"]), pairs[entry["id"]]
         if verdict is None or verdict.get("better") not in ("first", "second", "same"):
             raise BadPairs(f"{out / 'verdicts.jsonl'}: no verdict for pair {entry['id']}")
-        if verdict["better"] == "same":
-            counts[entry["kind"]]["ties"] += 1
-        elif (verdict["better"] == "first") == (entry["first"] == "B"):
-            counts[entry["kind"]]["wins"] += 1
-        else:
-            counts[entry["kind"]]["losses"] += 1
-            faults[verdict.get("fault") or "none named"] += 1
-    rows = [Row(kind, c["wins"], c["ties"], c["losses"]) for kind, c in counts.items()]
+        side = "first" if entry["first"] == "B" else "second"
+        result = "tied" if verdict["better"] == "same" else "won" if verdict["better"] == side else "lost"
+        yield Outcome(entry["kind"], pair["prompt"], pair[side], result, verdict.get("fault") or "none named")
+
+
+def tally(out: Path) -> tuple[list[Row], Counter[str]]:
+    """Rows by kind and in all (the last one), and the faults of B where it lost. Raises BadPairs where a verdict is missing or faulty."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    faults: Counter[str] = Counter()
+    for outcome in outcomes(out):
+        counts[outcome.kind][outcome.result] += 1
+        if outcome.result == "lost":
+            faults[outcome.fault] += 1
+    rows = [Row(kind, c["won"], c["tied"], c["lost"]) for kind, c in counts.items()]
     return [*rows, Row("all", *(sum(getattr(r, f) for r in rows) for f in ("wins", "ties", "losses")))], faults
 
 
