@@ -30,6 +30,7 @@ def read_jsonl(stream: IO[bytes]) -> Iterator[Job]:
             continue
         try:
             record = json.loads(line)
+            json.dumps(record)  # what comes back with the rewrite must be writable
         except (ValueError, RecursionError) as error:
             yield Job("", f"not JSON: {str(error)[:100]}", {})
             continue
@@ -44,13 +45,13 @@ def read_jsonl(stream: IO[bytes]) -> Iterator[Job]:
 
 def read_separated(stream: IO[bytes], separator: bytes) -> Iterator[Job]:
     """Prompts that end with a separator: a line feed or a NUL byte."""
-    rest = b""
+    rest = stream.read(3).removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the first prompt
     while block := stream.read1(1 << 16):  # type: ignore[attr-defined]
         *whole, rest = (rest + block).split(separator)
         for data in whole:
             yield _decoded(data)
     if rest:
-        yield _decoded(rest)
+        yield from map(_decoded, rest.removesuffix(separator).split(separator))
 
 
 def run(
@@ -68,6 +69,7 @@ def run(
 
     for rewrites in rewriter.rewrite_all(prompts(), n):
         job = pending.pop(0)
+        job = job._replace(error=job.error or rewrites[0].error)
         write(job, rewrites)
         done += 1
         failed += bool(job.error)
@@ -81,19 +83,35 @@ def run(
     return failed
 
 
-def open_resumed(path: Path) -> tuple[IO[bytes], int]:
-    """A file of output lines to append to, and how many whole lines it holds; half a line at its end is cut off."""
+def open_resumed(path: Path, is_output: Callable[[bytes], bool]) -> tuple[IO[bytes], int]:
+    """A file of output lines to append to, and how many whole lines it holds; half a line at its end is cut off.
+
+    Raises ValueError, with the file as it was, where its last whole line is no output line.
+    """
     file = path.open("a+b")
     file.seek(0)
     whole = end = 0
+    last = b""
     for line in file:
         if not line.endswith(b"\n"):
             break
         whole += 1
         end += len(line)
+        last = line
+    if last and not is_output(last):
+        raise ValueError(f"the last line of {path} is no output of this command")
     file.truncate(end)
     file.seek(0, 2)
     return file, whole
+
+
+def is_jsonl_output(line: bytes) -> bool:
+    """Whether a line is one that `--jsonl` wrote."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and ("rewrite" in record or "error" in record)
 
 
 def _decoded(data: bytes) -> Job:

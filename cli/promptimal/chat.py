@@ -46,10 +46,9 @@ class Parts(NamedTuple):
 
 
 def trim(prompt: str) -> str:
-    """The prompt without blank lines around it; code at its beginning keeps its indentation."""
+    """The prompt without blank lines around it; a first line of several keeps its indentation, which may be that of code."""
     text = re.sub(r"\A(?:[ \t]*\r?\n)+", "", prompt).rstrip()
-    segments = passage.split(text)
-    return text if segments and passage.is_material(segments[0]) else text.lstrip()
+    return text if "\n" in text or any(map(passage.is_material, passage.split(text)[:1])) else text.lstrip()
 
 
 def tidy(prompt: str) -> str:
@@ -64,7 +63,7 @@ def tidy(prompt: str) -> str:
     if first and not _ACRONYM.match(text) and not re.match(r"[a-z]+[ ]?[=(]", text):
         text = text[0].upper() + text[1:]
     text = re.sub(r"\bi(?='(?:m|ve|ll|d)\b)", "I", text)
-    if re.search(r"[\w)'\"%$]$", text) and len(text.split()) > 2 and not _NAME_AT_END.search(text):
+    if re.search(r"[\w)'\"%$]$", text) and len(text.split()) > 2 and not _UNMARKED.search(text) and not _NAME_AT_END.search(text):
         text += "?" if _is_question(text) else "."
     return text
 
@@ -116,9 +115,9 @@ def join(request: str, asks: str) -> str:
     segments = passage.split(body)
     if not body:
         return asks
-    if passage.is_material(segments[-1]) or "\n" in body or body[-1] == "," or _NAME_AT_END.search(body):
+    if passage.is_material(segments[-1]) or "\n" in body or body[-1] in ",:;" or _UNMARKED.search(body) or _NAME_AT_END.search(body):
         return f"{body}{newline}{newline}{asks}"
-    if body[-1] not in ".?!:;)]}\"'…" or (body[-1] in ")]}\"'" and not re.search(r"[.?!][)\]}\"']+$", body)):
+    if body[-1] not in ".?!)]}\"'…" or (body[-1] in ")]}\"'" and not re.search(r"[.?!][)\]}\"']+$", body)):
         body += "?" if _is_question(body) else "."
     return f"{body} {asks}"
 
@@ -133,14 +132,25 @@ _ACRONYM = re.compile(
     r"|usb|ux|vpn|xml|yaml)\b"
 )
 """First words that one capital would misspell."""
+_HANDS_OVER = re.compile(
+    r"^(?:please |pls |can you |could you )?(?:translate|proof ?read|paraphrase|unscramble|simplify|shorten|summari[sz]e|reword|rephrase|rewrite|correct|fix"
+    r"|continue|complete|finish|decode|classify)\b[^.:?!\n]{0,40}:\s",
+    re.I,
+)
+"""A request that goes on with the text it is about: no mark may touch that, nor an ask follow it on its line."""
+_UNMARKED = re.compile(rf"{_HANDS_OVER.pattern}| [:;]-?[)DP(]+$", re.I)
 _NAME_AT_END = re.compile(r"\S*[/\\_@=]\S*$|\w\.\w+$")  # a link, a path, a file name, code: no mark may touch it
 _END_MARK = re.compile(r"(?: ?\.\.\.|[.?!])?(?=\s|$)")
 _QUESTION = re.compile(
-    r"(?:so |and |but |ok |hey |hi )?(what|who|whom|whose|which|when|where|why|how|is|are|was|were|do|does|did|can|could|should|would|will"
+    r"(?:so |and |but |ok |hey |hi )?(in what|in which|what|who|whom|whose|which|when|where|why|how|is|are|was|were|do|does|did|can|could|should|would|will"
     r"|am|has|have|isn't|aren't|don't|doesn't|didn't|can't|won't|what's|who's|where's|how's|whats|hows|wheres)\b",
     re.I,
 )
-_NO_QUESTION = re.compile(r"(?:how to|what to|where to|when to|have (?:a|an|the|some)|do (?:a|an|the|not)|can you imagine)\b", re.I)
+_NO_QUESTION = re.compile(
+    r"(?:how to|what to|where to|when to|have (?:a|an|the|some|my)|do (?:a|an|the|not|my)|can you imagine|could use|would love)\b"
+    r"|(?:don't|didn't|doesn't|won't|can't) (?!i\b|you\b|we\b|he\b|she\b|it\b|they\b|the\b|this\b|that\b|these\b|people\b)",
+    re.I,
+)
 
 
 def _is_question(text: str) -> bool:

@@ -40,13 +40,16 @@ class _Failure(Exception):
 
 def main() -> NoReturn:
     """Run the command and leave with its exit code."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a closed pipe ends quietly, as with any filter
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         code = _run(_parser().parse_args())
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:
+    except BrokenPipeError:  # who read our output has gone: end quietly, and as any filter does
+        if hasattr(signal, "SIGPIPE"):
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGPIPE)
         code = DONE
     except OSError as error:
         print(f"promptimal: cannot read or write: {error.strerror}", file=sys.stderr)
@@ -101,8 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if not (arguments.prompt or arguments.file or many or arguments.json or arguments.strict) and _on_a_terminal():
             return _open_repl(arguments)
     except _Failure as failure:
-        print(f"promptimal: {failure}", file=sys.stderr)
-        return FAILED
+        return _fail(failure)
     arguments.n = arguments.n or 1
     if arguments.resume and (not many or arguments.null):
         _parser().error("--resume goes with --jsonl or --lines")
@@ -116,8 +118,14 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         return _rewrite_many(arguments) if many else _rewrite(_read(arguments), arguments)
     except _Failure as failure:
-        print(f"promptimal: {failure}", file=sys.stderr)
-        return FAILED
+        return _fail(failure)
+
+
+def _fail(failure: _Failure) -> int:
+    from promptimal.terminal import visible
+
+    print(f"promptimal: {visible(str(failure))}", file=sys.stderr)
+    return FAILED
 
 
 def _on_a_terminal() -> bool:
@@ -143,12 +151,11 @@ def _print_config(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> "Settings":
     from promptimal.repl import config
-    from promptimal.terminal import visible
 
     try:
         return config.read(model=arguments.model, api_base=arguments.api_base, suggestions=arguments.n, private=arguments.private)
     except config.BadConfig as error:
-        raise _Failure(visible(str(error))) from None
+        raise _Failure(str(error)) from None
 
 
 def _read(arguments: argparse.Namespace) -> str:
@@ -223,18 +230,25 @@ def _rewrite_many(arguments: argparse.Namespace) -> int:
         raise _Failure(f"cannot read {error.filename}: {error.strerror}") from None
     read = batch.read_jsonl if arguments.jsonl else lambda s: batch.read_separated(s, b"\0" if arguments.null else b"\n")
     jobs = chain.from_iterable(map(read, streams))
-    out, skip = sys.stdout.buffer, 0
+    out, skip, count = sys.stdout.buffer, 0, 0
     if arguments.resume:
+        path = Path(arguments.resume)
         try:
-            out, skip = batch.open_resumed(Path(arguments.resume))
+            if path.exists() and any(os.path.samestat(path.stat(), os.fstat(stream.fileno())) for stream in streams):
+                raise _Failure(f"{path} is the input: name another file to write to")
+            out, skip = batch.open_resumed(path, batch.is_jsonl_output if arguments.jsonl else lambda line: True)
         except OSError as error:
-            raise _Failure(f"cannot write {arguments.resume}: {error.strerror}") from None
+            raise _Failure(f"cannot write {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise _Failure(f"{error}: is it the file that --resume wrote before?") from None
         if skip:
             _say(f"{arguments.resume} has {skip:,} lines: going on after them", arguments)
 
     def write(job: batch.Job, rewrites: "list[Rewrite]") -> None:
+        nonlocal count
+        count += 1
         if job.error:
-            _say(f"a prompt is left out: {job.error}", arguments)
+            _say(f"prompt {skip + count:,} is left out: {job.error}", arguments)
         if arguments.jsonl:
             answer = {"error": job.error} if job.error else _batch_json(rewrites)
             line = json.dumps({**job.fields, **answer}, ensure_ascii=False)
@@ -256,7 +270,7 @@ def _rewrite_many(arguments: argparse.Namespace) -> int:
 def _choice(arguments: argparse.Namespace) -> "models.Choice":
     from promptimal.models import Choice
 
-    return Choice(arguments.api_base, arguments.model)
+    return Choice(arguments.api_base, arguments.model).filled()
 
 
 def _batch_json(rewrites: "list[Rewrite]") -> dict[str, object]:

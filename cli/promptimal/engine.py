@@ -155,6 +155,8 @@ class Engine:
             settings.no_perf = True
             self._context = llama.llama_init_from_model(self._model, settings)
             if not self._context:
+                if self._owns_model:
+                    llama.llama_model_free(self._model)
                 raise BadModel(f"llama.cpp cannot set up {model}: not enough memory?")
             if adapter is not None:
                 self._apply(adapter)
@@ -208,14 +210,17 @@ class Engine:
         text: bytes = self._lib.llama_vocab_get_text(self._vocab, self._lib.llama_vocab_bos(self._vocab))
         return text.decode()
 
-    def run(self, tasks: Iterable[Callable[[Sequences], Task]]) -> Iterator[tuple[int, Any]]:
-        """Run tasks, up to `slots` at once, and yield (number, result) as each one ends, in no fixed order."""
+    def run(self, tasks: Iterable[Callable[[Sequences], Task]], is_ready: Callable[[], bool] = lambda: True) -> Iterator[tuple[int, Any]]:
+        """Run tasks, up to `slots` at once, and yield (number, result) as each one ends, in no fixed order.
+
+        While some are under way, another is fetched only if `is_ready` says that it need not be waited for.
+        """
         waiting = enumerate(iter(tasks))
         active: list[_Active] = []
         more = True
         try:
             while active or more:
-                while more and len(active) < self.slots:
+                while more and len(active) < self.slots and (not active or is_ready()):
                     key, start = next(waiting, (0, None))
                     if start is None:
                         more = False
@@ -257,6 +262,9 @@ class Engine:
             entry.sequences.close_all()
             entry.rows = [end.value]
             return False
+        except BaseException:
+            entry.sequences.close_all()
+            raise
 
     def _evaluate(self, active: list[_Active]) -> None:
         """Evaluate what all active tasks want, in as few batches as it fits, and put the rows into each task."""
@@ -368,6 +376,8 @@ def _load_library() -> Any:
         sys.modules["llama_cpp"] = package
         try:
             import llama_cpp.llama_cpp
+        except (RuntimeError, OSError) as error:
+            raise BadModel(f"llama-cpp-python does not load ({error}): reinstall it, or install the library that it misses") from None
         finally:
             del sys.modules["llama_cpp"]
         return sys.modules["llama_cpp.llama_cpp"]

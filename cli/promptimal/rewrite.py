@@ -17,7 +17,7 @@ from promptimal import chat, fidelity, passage
 from promptimal.asks import Bank
 from promptimal.engine import BadModel, Engine, Feed, Sequences
 from promptimal.language import is_english
-from promptimal.workers import in_order
+from promptimal.workers import ReadAhead, in_order
 
 _MAX_VIEW_TOKENS = 400
 
@@ -53,6 +53,8 @@ class Rewrite:
     """Whether the request stands in the person's own words."""
     faults: tuple[str, ...] = ()
     """Why the model's words for the request were not taken, if they were not."""
+    error: str = ""
+    """Why a server would not take the prompt, which then stands as typed."""
 
 
 class Reading(NamedTuple):
@@ -100,8 +102,9 @@ class Rewriter:
         """Rewrites of many prompts, in their order, as they are ready."""
         waiting: dict[int, list[Rewrite]] = {}
         following = 0
-        tasks = (partial(self._task, prompt=prompt, n=n) for prompt in prompts)
-        for number, rewrites in self.engine.run(tasks):
+        ahead = ReadAhead(prompts, self.engine.slots)
+        tasks = (partial(self._task, prompt=prompt, n=n) for prompt in ahead)
+        for number, rewrites in self.engine.run(tasks, ahead.is_ready):
             waiting[number] = rewrites
             while following in waiting:
                 yield waiting.pop(following)
@@ -251,9 +254,15 @@ def _may_be_reworded(prompt: str, segments: tuple[passage.Segment, ...]) -> bool
         and "\n" not in prompt.strip()
         and len(prompt) <= chat.MAX_OWN_WORDS
         and len(prompt.split()) > 2
+        and not _ON_SPELLING.search(prompt)
     )
 
 
+_ON_SPELLING = re.compile(
+    r"\b(?:correct|fix|proof ?read|spell\w*|grammar|grammatical|unscramble|typos?)\b|\b(its|your|were|there|a|who?s|lets|id|wont|cant)\b.{1,20}\b(?:vs?|versus|or|and)\b",
+    re.I,
+)
+"""A request about how words are written: its own are not to be mended."""
 _LONGEST_LOOK_UP = 30  # words
 _LOOK_UP = re.compile(
     r"(?:so |ok |hey |hi |please |pls |can you |could you |tell me |do you know |any idea )*(?:who|when|where|which|whose|whens|whos|wheres|in (?:what|which)|on (?:what|which)"
@@ -271,16 +280,25 @@ _NARROW = re.compile(
     re.I,
 )
 _FIXED_FORM = re.compile(
-    r"\b(?:answer|reply|respond|say)\b[^.\n]{0,30}\b(?:only|just|nothing but|yes or no|one word|a single word)\b(?! (?:one|two|three|if|when))"
-    r"|\b(?:just|only) (?:answer|reply|respond|say|print|output|return|give(?: me)? the|tell me (?:yes|which|the)|the (?:answer|number|name|result|word|code|letter))\b"
-    r"|\byes or no(?: only| please)?[.?!]*$|\b(?:one|single)[- ]word\b(?: answer|:|$)|\b(?:in|with) (?:one|a single) word\b|\bone word only\b"
-    r"|\bno (?:explanations?|preamble|commentary|other text)\b|\bwithout (?:any )?(?:explanations?|comments?|commentary)\b|\b(?:and )?nothing (?:else|more)\b|\banswer only\b",
+    r"\b(?:answer|reply|respond|say)\b(?! to)[^.\n]{0,30}\b(?<!who )(?<!that )(?:only|just|nothing but|yes or no|one word|a single word)\b(?! (?:one|two|three|if|when|wants?|emails?))"
+    r"|(?<!to )(?<!function )(?<!can )(?<!could )(?<!why )\b(?:just|only) (?:answer|reply|respond|say|print|output|return|give(?: me)? the|tell me (?:yes|which|the)|the (?:answer|number|name|result|word|code|letter))\b"
+    r"|(?:^|[.!?:]\s*|, |and )(?:please )?(?:output|print|return|write|give(?: me)?|show) (?:only|just|nothing but)\b(?! if| when)|\bnothing but the (?!best\b|truth\b)"
+    r"|(?:^|[.!?,:]\s*)(?:please )?(?:output )?(?:the )?(?:translation|json|output|code|result|answer)s? only\b|(?:^|[.!?,]\s*)(?:please )?(?:don['’]?t|do not) explain\b"
+    r"|\byes or no(?: only| please)?[.?!]*$|^just yes or no\b|\byes ?/ ?no[.?!]*$|\b(?:one|single)[- ]word\b(?: answer|:|$)|\b(?:in|with) (?:one|a single) word\b|\bone word only\b"
+    r"|(?<!with )\bno (?:explanations?|preamble|commentary|other text|yapping|chatter)\b(?=\s*(?:[,:.!;]|$|pls|please|needed))"
+    r"|(?:^|[.!?]\s+)(?!how\b|why\b|can\b)[^.!?\n]*\bwithout (?:any )?(?:explanations?|comments?|commentary)[.!]*$"
+    r"|(?:[,.:;]|\band|\b(?:add|say|do|change|changing|altering|write|writing|return|list|is)) nothing (?:else|more)\b(?! (?:\w+ )?than)|\bnothing (?:else|more):"
+    r"|^(?:please )?repeat after me\b|\b(?:answer|reply|respond) with (?:a number|the word|[A-D],)",
     re.I | re.M,
 )
 _COMMAND = re.compile(
-    r"<\|[^|>\n]*\|>|\[/?INST\]|<</?SYS>>|\b(?:ignore|disregard|override)\b.{0,40}\b(?:instructions?|prompts?|above|previous|rules|everything)\b|\bforget (?:everything|all|your|the above|previous instructions)\b"
-    r"|\b(?:your|reveal|print|show|repeat|output|leak)\b.{0,25}\b(?:system|developer|hidden|initial) (?:prompt|message|instructions?)\b|\bprompt (?:rewriter|improver|optimi[sz]er)\b"
-    r"|^\s*#{1,3} ?(?:system|assistant|user|new task)\b|^\s*(?:system|assistant) ?:|\bjailbreak\b|(?-i:\bDAN\b)|\bimproving my prompt",
+    r"<\|[^|>\n]*\|>|\[/?INST\]|<</?SYS>>|</?s><s>|^</?s>|<(?:start|end)_of_turn>|\[/?SYSTEM\]"
+    r"|(?:^|[.!?\n:,]\s*|\b(?:please|now|to|and|then) )(?:ignore|disregard|override|forget)\b[^.\n]{0,20}\b(?:all|any|the|your|previous|prior|above|earlier)\b[^.\n]{0,20}\b(?:instructions?|prompts?|directions?|rules|above|guidelines)\b"
+    r"|\bforget (?:everything|all) (?:above|before|i said|you were|you know)|(?:^|[.!?\n]\s*)forget (?:everything|all that)\b"
+    r"|(?:^|[.!?\n]\s*)(?:ignore|disregard) (?:everything|the above|all of the above)\b"
+    r"|\b(?:your|reveal|print|show|repeat|output|leak)\b.{0,25}\b(?:system|developer|hidden|initial) (?:prompt|message|instructions?)\b|\bprompt (?:rewriter|improver)\b"
+    r"|^\s*#{1,3} ?new task\b|^\s*#{1,3} ?(?:system|assistant|user|instructions?|response|input)\s*:?\s*$|^\s*(?:system|assistant) ?:(?! *\w+ \d)|^\s*new instructions?\s*:|\bjailbreak\b|(?-i:\bDAN\b)|\bimproving my prompt"
+    r"|\b(?:don['’]?t|do not) (?:change|rewrite|touch|improve) (?:my|this) prompt\b|\bleave (?:my|this) prompt\b",
     re.I | re.M,
 )
 

@@ -9,7 +9,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any
 
 from promptimal import writing
@@ -28,13 +27,19 @@ _TIMEOUT = 120.0
 _MAX_TOKENS = 250
 
 
+class BadPrompt(BadModel):
+    """One prompt that the server refuses; another may do."""
+
+
 class ServerRewriter:
     """The same work as `rewrite.Rewriter`, by a server. Raises BadModel where it cannot be reached or refuses."""
 
     def __init__(self, base: str, model: str | None = None, key: str | None = None, seed: int | None = None) -> None:
         if not base.startswith(("http://", "https://")):
             raise BadModel(f"{base} is no address of a server: it begins with http:// or https://, as in http://localhost:8080/v1")
-        self.base, self.key, self.seed = base.rstrip("/"), key, seed
+        self.base, self.key, self.seed = base.rstrip("/"), (key or "").strip(), seed
+        if not (self.key.isascii() and (self.key.isprintable())):
+            raise BadModel("the server's key (PROMPTIMAL_API_KEY or OPENAI_API_KEY) has characters in it that no key has: set it again")
         self.name = model or self._only_model()
 
     def rewrite(self, prompt: str, n: int = 1, show: Callable[[str], None] | None = None) -> list[Rewrite]:
@@ -44,13 +49,22 @@ class ServerRewriter:
             return [reading]
         found: dict[str, Rewrite] = {}
         for number in range(n):
+            if show:
+                show("")  # nothing to see yet; who waits no longer ends it here
             rewrite = writing.read(reading, self._answer(reading, number))
             found.setdefault(rewrite.text, rewrite)
         return sorted(found.values(), key=lambda r: (bool(r.faults), not r.asks))
 
     def rewrite_all(self, prompts: Iterable[str], n: int = 1) -> Iterator[list[Rewrite]]:
-        """Rewrites of many prompts, in their order, as they are ready."""
-        return in_order(prompts, [partial(self.rewrite, n=n)] * AT_ONCE)
+        """Rewrites of many prompts, in their order, as they are ready. A prompt that the server refuses stands as typed, with its `error`."""
+
+        def rewritten(prompt: str) -> list[Rewrite]:
+            try:
+                return self.rewrite(prompt, n)
+            except BadPrompt as error:
+                return [Rewrite(prompt, prompt, prompt, error=str(error))]
+
+        return in_order(prompts, [rewritten] * AT_ONCE)
 
     def count(self, text: str) -> int:
         """Words of a text: how the server's model cuts it is not known here."""
@@ -86,24 +100,36 @@ class ServerRewriter:
 
     def _request(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """The server's JSON answer; tried again where it is overloaded or cannot be reached for a moment."""
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
         data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"})
+        if self.key:
+            request.add_unredirected_header("Authorization", f"Bearer {self.key}")  # for this server alone
         for attempt in range(1, TRIES + 1):
             wait = 0.5 * 2**attempt
             try:
-                with urllib.request.urlopen(urllib.request.Request(self.base + path, data, headers), timeout=_TIMEOUT) as response:
+                with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
                     return json.load(response)
             except urllib.error.HTTPError as error:
-                said = error.read(300).decode(errors="replace").strip()
-                problem = f"{self.base} answered {error.code} {error.reason}" + (f": {said}" if said else "")
+                problem, remedy = f"{self.base} answered {error.code} {error.reason}{_said(error)}", "try again later"
                 if error.code not in (408, 409, 429) and error.code < 500:
-                    raise BadModel(problem) from None
+                    raise (BadPrompt if error.code in (400, 413, 422) else BadModel)(problem) from None
                 wait = _seconds(error.headers.get("Retry-After")) or wait
-            except (OSError, ValueError, http.client.HTTPException) as error:  # unreachable, cut off, or no JSON
-                problem = f"cannot reach {self.base}: {getattr(error, 'reason', None) or error}"
+            except ValueError:
+                problem, remedy = f"{self.base} answered with no JSON", "does its address end in /v1?"
+            except (OSError, http.client.HTTPException) as error:
+                problem, remedy = f"cannot reach {self.base}: {getattr(error, 'reason', None) or error}", "is the server running?"
             if attempt < TRIES:
                 time.sleep(min(wait, LONGEST_WAIT))
-        raise BadModel(f"{problem} ({TRIES} tries): is the server running?")
+        raise BadModel(f"{problem} ({TRIES} tries): {remedy}")
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """The beginning of what a server says of its refusal."""
+    try:
+        said = error.read(300).decode(errors="replace").strip()
+    except (OSError, http.client.HTTPException):
+        said = ""
+    return f": {said}" if said else ""
 
 
 def _seconds(header: str | None) -> float | None:

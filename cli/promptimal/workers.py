@@ -1,10 +1,10 @@
-"""Many items, several workers, results in order."""
+"""Many items from an input that may make one wait: several workers with results in order, and reading ahead."""
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -71,3 +71,33 @@ def in_order(items: Iterable[T], workers: Sequence[Callable[[T], R]]) -> Iterato
         end = time.monotonic() + _END_SECONDS  # what is under way must end before its model goes; who waits for input may wait for ever
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
+
+
+class ReadAhead(Generic[T]):
+    """An iterator over items that a thread of its own reads, up to `most` ahead. What the input raises is raised in its place."""
+
+    def __init__(self, items: Iterable[T], most: int) -> None:
+        self._room = threading.Semaphore(most)
+        self._read: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        threading.Thread(target=self._fill, args=(iter(items),), daemon=True).start()
+
+    def is_ready(self) -> bool:
+        """Whether the next item, or the end, is there already."""
+        return not self._read.empty()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            item, error = self._read.get()
+            self._room.release()
+            if isinstance(error, StopIteration):
+                return
+            if error:
+                raise error
+            yield item
+
+    def _fill(self, items: Iterator[T]) -> None:
+        try:
+            while self._room.acquire():
+                self._read.put((next(items), None))
+        except BaseException as error:
+            self._read.put((None, error))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from promptimal.models import _base
 from promptimal.workers import AHEAD, in_order
 
 BIN = Path(sys.executable).parent
@@ -58,6 +59,35 @@ def test_an_interrupted_run_goes_on_where_it_was(promptimal, tmp_path):
     assert done.returncode == 0
     assert out.read_bytes().startswith(before)
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == list(range(60))
+
+
+def test_resuming_into_another_file_is_refused_and_leaves_it_as_it_was(promptimal, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    for text, message in (
+        ('"why is rain wet"\n"no line end"', b"is the input"),
+        ('{"prompt": "x"}\n{"prompt": "y"', b"no output of this command"),
+    ):
+        prompts.write_text(text)
+        source = ("-f", str(prompts)) if b"input" in message else ()
+        done = promptimal("--jsonl", "--resume", str(prompts), *source, stdin=b'"why is snow white"\n')
+        assert done.returncode == 1 and message in done.stderr
+        assert prompts.read_text() == text
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(promptimal):
+    assert promptimal("--lines", stdin=b"\xef\xbb\xbfwhy is rain wet\nwhy is snow white").stdout.startswith(b"Why is rain wet?")
+
+
+def test_a_model_that_writes_gives_each_line_while_the_input_still_waits(default_model):
+    command = [BIN / "promptimal", "--lines", "--model", str(_base())]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin and process.stdout
+    process.stdin.write(b"Why is rain wet?\n")
+    process.stdin.flush()
+    assert select.select([process.stdout], [], [], 60)[0], "nothing within a minute"
+    assert process.stdout.readline().startswith(b"Why is rain wet?")
+    process.stdin.close()
+    assert process.wait(60) == 0
 
 
 def test_a_line_comes_out_while_the_input_still_waits(default_model):

@@ -122,6 +122,13 @@ def test_a_closed_pipe_ends_quietly(default_model):
     assert done.stdout.count(b"\n") == 1
 
 
+def test_a_closed_standard_error_changes_nothing(promptimal):
+    done = subprocess.run(
+        ["bash", "-c", '"$0" "why is rain wet" 2>&-', BIN / "promptimal"], capture_output=True, stdin=subprocess.DEVNULL, timeout=120
+    )
+    assert done.returncode == 0 and done.stdout == promptimal("why is rain wet").stdout
+
+
 def on_a_terminal(*arguments: str, stdin: bytes = b"") -> str:
     """What the command writes to a terminal that it has as standard output."""
     main, secondary = pty.openpty()

@@ -94,6 +94,12 @@ def test_own_words_are_the_request_mended_word_for_word(request_: str, own: str)
         ("what comes next 2, 6, 12", "What comes next is 2, 6, 12."),
         ("weekend in bucharest w toddler, nap at 1pm", "Make a weekend in Bucharest with a toddler, and a nap at 1pm."),
         ("dont send the same alert twice, script", "Write a script that sends the same alert twice."),
+        ("learn c# from scratch", "How do I learn C from scratch?"),
+        ("what is 17 + 23", "What is 17 * 23?"),
+        ("why is 0.1 + 0.2 != 0.3", "Why is 0.1 + 0.2 == 0.3?"),
+        ("how to say hello in korean", "How do I say in Korean?"),
+        ("is it safe to eat raw eggs", "Why is it safe to eat raw eggs?"),
+        ("how to get over my ex", "How do I get over my example?"),
     ],
 )
 def test_own_words_that_turn_the_request_round_are_refused(request_: str, own: str) -> None:

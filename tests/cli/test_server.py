@@ -49,11 +49,21 @@ class Faulty(http.server.BaseHTTPRequestHandler):
     faults: list[str] = []  # noqa: RUF012
     seen: list[dict[str, str]] = []  # noqa: RUF012
 
+    def do_GET(self) -> None:
+        """Where a redirected request arrives."""
+        Faulty.seen.append(dict(self.headers))
+        self.send_response(404)
+        self.end_headers()
+
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         Faulty.seen.append(dict(self.headers))
         fault = Faulty.faults.pop(0) if Faulty.faults else ""
-        if fault.isdigit():
+        if fault == "redirect":
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/elsewhere")  # type: ignore[attr-defined]
+            self.end_headers()
+        elif fault.isdigit():
             self.send_response(int(fault))
             self.send_header("Retry-After", "0.01")
             self.end_headers()
@@ -108,6 +118,35 @@ def test_the_key_goes_to_the_server_and_nowhere_else(promptimal, faulty):
     assert done.returncode == 1
     assert Faulty.seen[0]["Authorization"] == "Bearer sk-secret"
     assert b"sk-secret" not in done.stderr + done.stdout
+
+
+def test_the_key_does_not_follow_to_another_host(promptimal, faulty):
+    Faulty.faults = ["redirect"]
+    promptimal("--api-base", faulty, "--model", "m", "Why do cats purr?", PROMPTIMAL_API_KEY="sk-secret")
+    assert [seen.get("Authorization") for seen in Faulty.seen] == ["Bearer sk-secret", None]
+
+
+def test_a_key_that_cannot_be_sent_is_refused_without_being_shown(promptimal, faulty):
+    done = promptimal("--api-base", faulty, "--model", "m", "Why do cats purr?", PROMPTIMAL_API_KEY="sk-sec\rret")
+    assert done.returncode == 1 and b"PROMPTIMAL_API_KEY" in done.stderr and b"sk-sec" not in done.stderr
+    done = promptimal("--api-base", faulty, "--model", "m", "Why do cats purr?", PROMPTIMAL_API_KEY="sk-secret\r\n")
+    assert done.returncode == 0
+
+
+def test_a_server_that_speaks_no_json_is_not_said_to_be_down(faulty):
+    Faulty.faults = ["html"] * 9
+    with pytest.raises(BadModel, match=r"no JSON.*/v1"):
+        ServerRewriter(faulty, "m").rewrite("Why do cats purr?")
+
+
+def test_of_many_prompts_one_that_is_refused_is_an_error_in_its_line(promptimal, faulty):
+    prompts = [f"Why is {n} prime?" for n in range(6)]
+    Faulty.faults = ["400"]
+    done = promptimal("--api-base", faulty, "--model", "m", "--jsonl", stdin="\n".join(json.dumps(p) for p in prompts).encode())
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert [r["prompt"] for r in rows] == prompts
+    assert sum("error" in r for r in rows) == 1 and sum("rewrite" in r for r in rows) == 5
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ _NO_OSC = ("dumb", "linux", "unknown")
 
 def copy(text: str, send: Callable[[str], None], environment: Mapping[str, str] = os.environ) -> str:
     """Copy a text and say by which way, or "" where there was none. `send` writes to the terminal."""
-    data = text.encode()
+    data = text.encode(errors="replace")
     ways = []
     tool = _tool(environment)
     if tool and _run(tool, data):

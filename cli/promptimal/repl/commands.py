@@ -5,7 +5,6 @@ Commands work on the last prompt: the line that was put away, or that stood ther
 
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -82,27 +81,25 @@ def _save(session: "Session", argument: str) -> None:
     if not text or not argument:
         session.say("write  /save FILE" if text else _NOTHING)
         return
-    file = Path(argument).expanduser()
     try:
-        if file.exists():
-            session.say(f"{file} is there already: choose another name")
-            return
-        _write_whole(file, text + "\n")
-    except OSError as error:
-        session.say(f"cannot write {file}: {error.strerror}")
+        file = Path(argument).expanduser()
+        _write_new(file, f"{text}\n".encode(errors="replace"))
+    except FileExistsError:
+        session.say(f"{argument} is there already: choose another name")
+    except (OSError, RuntimeError, ValueError) as error:
+        session.say(f"cannot write {argument}: {getattr(error, 'strerror', None) or error}")
     else:
         session.say(f"saved to {file}")
 
 
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file under a temporary name and give it its own when it is complete."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="", dir=file.parent, prefix=f".{file.name}.", delete=False) as stream:
+def _write_new(file: Path, data: bytes) -> None:
+    """Write a file that is not there yet, whole or not at all. Raises OSError."""
+    with file.open("xb") as stream:
         try:
-            stream.write(text)
+            stream.write(data)
             stream.flush()
-            Path(stream.name).replace(file)
         except BaseException:
-            Path(stream.name).unlink(missing_ok=True)
+            file.unlink()
             raise
 
 

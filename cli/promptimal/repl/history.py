@@ -77,8 +77,7 @@ class PromptHistory(History):
     def forget(self) -> None:
         """Forget every prompt, and delete the file. Raises OSError."""
         self._loaded_strings, self._loaded = [], True
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
+        (self.file or path()).unlink(missing_ok=True)  # also where this session writes none
 
 
 def _prompt(line: bytes) -> str:

@@ -83,9 +83,10 @@ class Session:
                 loop.add_signal_handler(getattr(signal, name), self.leave)
         self.app.before_render += self._wipe
         try:
-            await self.app.run_async(pre_run=lambda: self._load(self.settings.model))
+            await self.app.run_async(pre_run=lambda: self._load(self.settings))
         finally:
-            self.history.keep(self.buffer.text)
+            if not self.is_command:
+                self.history.keep(self.buffer.text)
 
     # What is there
 
@@ -234,8 +235,8 @@ class Session:
 
     def set(self, key: str, value: str) -> None:
         """Set a key for this session, as typed."""
-        if key == "model":
-            self._load(value.strip("\"'"), self.again)
+        if key in ("model", "api_base"):
+            self._load(config.changed(self.settings, key, value.strip("\"'")), self.again)
             return
         try:
             self.settings = config.changed(self.settings, key, config.parsed(value))
@@ -351,8 +352,8 @@ class Session:
             return
         self.made, self.chosen, self._last, self._taken, self._walked = made, 0, made.prompt, "", False
 
-    def _load(self, name: str, then: Callable[[], object] = lambda: None) -> None:
-        """Load a model in the background, and go on with `then`; where that fails, the one loaded before stays."""
+    def _load(self, settings: config.Settings, then: Callable[[], object] = lambda: None) -> None:
+        """Load the settings' model in the background, and go on with `then`; where that fails, the one loaded before stays."""
 
         def loading(text: str) -> None:
             self._loading = text
@@ -361,13 +362,14 @@ class Session:
         async def load() -> None:
             loading("loading the model …")
             try:
-                await self.worker.load(Choice(self.settings.api_base, name), loading)
+                await self.worker.load(Choice(settings.api_base, settings.model), loading)
             except NotReady as error:
                 self.say(f"the model cannot be used: {error}")
             else:
-                self.settings = replace(self.settings, model=name)
+                self.settings = replace(self.settings, model=settings.model, api_base=settings.api_base)
                 then()
-            loading("")
+            finally:
+                loading("")
 
         self.app.create_background_task(load())
 

@@ -69,6 +69,7 @@ def test_model_set_history_and_help(session, default_model):
     session.press("ctrl-c")
     give(session, "/set", f'model = "{str(default_model)[:20]}', "pause = 0.3", "mouse = false")
     give(session, "/set pause 2", "pause is 2.0 now, for this session")
+    give(session, "/set api_base localhost", "the model cannot be used: localhost is no address", default_model.stem[:20])
     give(session, "/set paus 2", "no setting is called paus: did you mean pause?")
     give(session, "/history cats", "> /history " + PROMPT)
     give(session, "/help", "/why show what was added", "Ctrl-Z give back what was typed")
@@ -101,8 +102,11 @@ def test_a_path_and_a_line_with_a_blank_before_it_are_prompts(repl):
 
 
 def test_a_saved_file_is_like_any_other(session, tmp_path):
+    (tmp_path / "any").touch()
     give(session, f"/save {tmp_path}/new.txt", "saved")
-    assert stat.S_IMODE((tmp_path / "new.txt").stat().st_mode) & 0o600 == 0o600
+    assert stat.S_IMODE((tmp_path / "new.txt").stat().st_mode) == stat.S_IMODE((tmp_path / "any").stat().st_mode)
+    give(session, f"/save {tmp_path}/new.txt", "is there already")
+    give(session, "/save ~nobody-of-that-name/x", "cannot write")
 
 
 def test_what_is_typed_while_a_command_prints_goes_to_the_line(session):

@@ -52,6 +52,15 @@ def test_history_is_kept_across_sessions_and_only_for_its_owner(repl, history_fi
     assert terminal.lines[0] == ">"
 
 
+def test_a_private_session_forgets_what_others_kept(repl, history_file):
+    history_file.parent.mkdir(parents=True)
+    history_file.write_text('"from another day"\n')
+    terminal = repl(*BAD, "--private", config=CONFIG)
+    terminal.type("/forget\r")
+    terminal.until("forgotten: no earlier prompt is kept")
+    assert not history_file.exists()
+
+
 @pytest.mark.parametrize(("flags", "environment"), [(("--private",), {}), ((), {"PROMPTIMAL_HISTORY": "0"})], ids=["flag", "environment"])
 def test_a_private_session_keeps_nothing(repl, history_file, flags, environment):
     terminal = repl(*BAD, *flags, config=CONFIG, **environment)
