@@ -162,6 +162,18 @@ def test_the_licence_is_the_base_s_or_not_claimed(run, base, licence):
     assert (data.base_model, data.license) == (base, licence)
 
 
+def test_a_sheet_that_is_judged_in_part_is_left_out_of_the_card(run):
+    sheet = run / "evaluation" / "sheet-rewriter-0"
+    sheet.mkdir()
+    (sheet / "key.jsonl").write_text("".join(json.dumps({"id": n, "kind": "", "first": "A", "same": False}) + "\n" for n in (0, 1)))
+    (sheet / "sheet.jsonl").write_text("".join(json.dumps({"id": n, "prompt": "p", "first": "a", "second": "b"}) + "\n" for n in (0, 1)))
+    (sheet / "verdicts.jsonl").write_text('{"id": 0, "better": "first"}\n')
+    done = train(None, "card", run)
+    assert done.returncode == 0, done.stderr
+    text = (run / "README.md").read_text().replace("\\", "")
+    assert "Not judged to the end: evaluation/sheet-rewriter-0." in text and "Blind comparison" not in text
+
+
 def test_a_card_that_a_person_wrote_is_left_alone(run):
     (run / "README.md").write_text("# My own words\n")
     done = train(None, "card", run)

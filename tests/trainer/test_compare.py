@@ -1,7 +1,10 @@
 """A comparison hides who is who, and counts right."""
 
 import json
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 from promptimal_trainer import compare
 from promptimal_trainer.pairs import BadPairs, read_lines
 
+BIN = Path(sys.executable).parent
 PROMPTS = [{"kind": "fact" if i % 2 else "code", "prompt": f"prompt {i}"} for i in range(20)]
 
 
@@ -62,29 +66,81 @@ def test_wilson_interval_of_known_values():
     assert compare.wilson(0, 10)[0] == pytest.approx(0)
 
 
-def test_a_server_may_judge_and_an_interrupted_judging_goes_on(sheet):
-    asked = []
+class Judge:
+    """A server that prefers by `preferred`, and keeps what it was asked."""
 
-    class Judge(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
-            asked.append(question)
-            first, second = question.split("First:")[1].split("Second:")[:2]
-            verdict = json.dumps({"better": preferred({"first": first, "second": second}), "fault": "bad"})
-            body = json.dumps({"choices": [{"message": {"content": f"Well: {verdict}"}}]}).encode()
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(body)
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        outer = self
 
-        def log_message(self, *_: object) -> None:
-            pass
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
+                outer.asked.append(question)
+                first, second = question.split("First:")[1].split("Second:")[:2]
+                verdict = json.dumps({"better": preferred({"first": first, "second": second}), "fault": "bad"})
+                body = json.dumps({"choices": [{"message": {"content": f"Well: {verdict}"}}]}).encode()
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(body)
 
-    server = HTTPServer(("127.0.0.1", 0), Judge)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/v1"
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def judge() -> Iterator[Judge]:
+    running = Judge()
+    yield running
+    running.server.shutdown()
+
+
+def test_a_server_may_judge_and_an_interrupted_judging_goes_on(sheet, judge):
     pair = next(record for _, record in read_lines(sheet / "sheet.jsonl"))
     (sheet / "verdicts.jsonl").write_text(json.dumps({"id": pair["id"], "better": preferred(pair)}) + "\n")
-    compare.ask_judge(sheet, url, "any")
-    server.shutdown()
-    assert len(asked) == 14
+    compare.ask_judge(sheet, judge.url, "any")
+    assert len(judge.asked) == 14
     assert compare.tally(sheet)[0][-1] == ("all", 10, 5, 5)
+    assert compare.judges(sheet) == ["any", "readers"]
+
+
+def test_a_verdict_that_was_cut_off_is_asked_for_again(sheet, judge):
+    compare.ask_judge(sheet, judge.url, "any")
+    *kept, last = (sheet / "verdicts.jsonl").read_text().splitlines(keepends=True)
+    (sheet / "verdicts.jsonl").write_text("".join(kept) + last[:12])  # the disk was full
+    with pytest.raises(compare.Unjudged):
+        compare.tally(sheet)
+    judge.asked.clear()
+    compare.ask_judge(sheet, judge.url, "any")
+    assert len(judge.asked) == 1
+    assert compare.tally(sheet)[0][-1] == ("all", 10, 5, 5)
+
+
+def command(sheet: Path, a: str, b: str, *more: str) -> "subprocess.CompletedProcess[str]":
+    arguments = [BIN / "promptimal-train", "compare", a, b, "--prompts", sheet.parent / "prompts.jsonl", "--out", sheet, *more]
+    return subprocess.run(arguments, capture_output=True, text=True)
+
+
+def test_the_table_names_the_judge(sheet, judge):
+    done = command(sheet, "prompt", str(sheet.parent / "b.jsonl"), "--judge", judge.url, "--judge-model", "smollm2")
+    assert done.returncode == 0, done.stderr
+    assert "| all | 20 | 50% | 25% | 25% | 30% to 70% |" in done.stdout and "Judged by smollm2." in done.stdout
+    assert command(sheet, "prompt", str(sheet.parent / "b.jsonl")).stdout == done.stdout
+
+
+def test_the_verdicts_on_one_system_are_not_given_out_as_those_on_another(sheet, judge):
+    compare.ask_judge(sheet, judge.url, "any")
+    before = {path.name: path.read_bytes() for path in sheet.iterdir()}
+    other = sheet.parent / "c.jsonl"
+    other.write_text((sheet.parent / "b.jsonl").read_text().replace("GOOD", "BAD"))
+    for a, b in (("prompt", str(other)), (str(sheet.parent / "b.jsonl"), "prompt")):
+        done = command(sheet, a, b)
+        assert done.returncode == 1 and done.stdout == ""
+        assert "choose another --out" in done.stderr and len(done.stderr.splitlines()) == 1
+    (sheet.parent / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROMPTS[:-1]))
+    assert "choose another --out" in command(sheet, "prompt", str(sheet.parent / "b.jsonl")).stderr
+    assert {path.name: path.read_bytes() for path in sheet.iterdir()} == before

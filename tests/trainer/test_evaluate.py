@@ -17,8 +17,9 @@ import pytest
 from llama_server import serve
 
 from promptimal.rewrite import Rewrite
-from promptimal_trainer import opro, scoring
+from promptimal_trainer import opro, sandbox, scoring
 from promptimal_trainer.calls import Address, Answer, Call, NoAnswer, Server
+from promptimal_trainer.evaluate import Plan, System, _answers
 from promptimal_trainer.sources import Question
 
 BIN = Path(sys.executable).parent
@@ -252,6 +253,35 @@ def test_a_server_that_fails_leaves_out_its_part_alone(measured, tiny_run, chatb
     assert "sk-very-secret" not in done.stderr + json.dumps(found)
 
 
+def test_a_server_that_fails_half_way_leaves_what_came_before_to_the_report_and_the_card(measured, chatbots, tmp_path):
+    run = shutil.copytree(measured[0] / "run", tmp_path / "run")
+    bot = chatbots(answer)
+    lines = [json.loads(line) for line in (run / "evaluation" / "rewriter.jsonl").read_text().splitlines()]
+    bot.refused = next(line["rewrite"] for line in lines if line["rewrite"] != line["prompt"])
+    *questions, _, _, _, _, _, _, _, _ = arguments(measured[0], bot, tmp_path)
+    done = evaluate(run, *questions, "--answerer", bot.url)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["systems"]["prompt"]["accuracy"]["count"] == len(CHOICES) and "accuracy" not in found["systems"]["rewriter"]
+    assert found["answerer"]["cost"]["calls"] >= len(PROMPTS) + len(CHOICES)
+    for command in ("report", "card"):
+        done = subprocess.run([BIN / "promptimal-train", command, run], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_model_whose_base_is_not_here_is_measured_without_it(measured, tiny_run, tmp_path):
+    (made,) = (measured[0] / "run" / "evaluation").glob("model-*.gguf")
+    base = str(tiny_run.parent / "base").encode()
+    assert base in made.read_bytes()
+    (tmp_path / "mine.gguf").write_bytes(made.read_bytes().replace(base, base[:-4] + b"gone"))
+    (tmp_path / "own.txt").write_text(PROMPTS[0] + "\n")
+    done = evaluate(tmp_path / "mine.gguf", "--questions", f"own:{tmp_path / 'own.txt'}", "--data", tiny_run.parent / "pairs.jsonl")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "mine" / "evaluation.json").read_text())
+    assert found["systems"]["rewriter"]["faithful"]["count"] == 1 and "base" not in found["systems"]
+    assert "the untuned base: it is not here, or cannot be converted" in found["left_out"]
+
+
 def _held_out_pairs(place: Path, count: int) -> Path:
     from promptimal_trainer import pairs
 
@@ -298,6 +328,40 @@ def test_code_is_judged_with_the_imports_and_the_head_that_the_question_gave():
         "```python\ndef turn(n):\n    return n\n```",
     ]
     assert scoring.Scorer(None)([question] * 3, [Answer(answer, 0, 0.0) for answer in answers]) == [1.0, 1.0, 0.0]
+
+
+def test_code_gets_no_score_where_the_sandbox_does_not_work_and_the_evaluation_says_so(chatbots, monkeypatch, tmp_path):
+    """In this process, for a sandbox that does not work must be made."""
+    sandbox.try_out.cache_clear()
+    monkeypatch.setattr(sandbox, "_JAIL", tmp_path / "none.py")
+    code = Question("x", "code", "Write one().", tests="assert one() == 1", entry_point="one")
+    choice = Question("y", "choice", f"{CHOICES[1][0]}\nMercury\nVenus\nEarth", choices=("Mercury", "Venus", "Earth", "Mars"), answer="B")
+    bot = chatbots(lambda message, seed: "def one(): return 1" if "one()" in message else "The answer is B.")
+    result: dict[str, Any] = {"systems": {}, "left_out": []}
+    systems = {"prompt": System([code.text, choice.text])}
+    _answers(systems, [code, choice], Plan(answerer=Address(bot.url, "m")), scoring.Scorer(None), tmp_path, result)
+    assert systems["prompt"].scores == [None, 1.0]
+    assert result["systems"]["prompt"]["accuracy"]["hits"] == 1 and "passed" not in result["systems"]["prompt"]
+    (left_out,) = result["left_out"]
+    assert left_out.startswith("tests of code: the sandbox for code does not work here")
+
+
+def test_calls_that_are_the_same_are_sent_once(chatbots):
+    bot = chatbots(lambda message, seed: time.sleep(0.1) or f"answer to {message}")
+    server = Server(Address(bot.url, "m"))
+    answers = server.ask([Call("a"), Call("b"), Call("a"), Call("a", 1.0, 1), Call("b")])
+    assert [a.text[-1] for a in answers] == ["a", "b", "a", "a", "b"]
+    assert sorted(bot.asked.values()) == [1, 1, 1] and server.spent.calls == 3
+
+
+def test_a_reward_model_that_was_downloaded_in_part_is_a_sentence(tiny_reward, tmp_path):
+    from promptimal_trainer.reward import BadReward
+
+    half = shutil.copytree(tiny_reward, tmp_path / "half")
+    weights = (half / "model.safetensors").read_bytes()
+    (half / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(BadReward, match="cannot load the reward model"):
+        scoring.Scorer(str(half))
 
 
 def test_seconds_of_calls_that_overlap_add_up_to_the_time_waited(chatbots):

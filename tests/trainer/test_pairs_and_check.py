@@ -67,6 +67,17 @@ def test_near_duplicates_are_found_within_and_against(tmp_path):
     assert any("e.jsonl:2" in f for f in check(written(tmp_path / "p.jsonl", GOOD), [other]))
 
 
+def test_a_prompt_that_is_near_another_pair_and_an_evaluation_prompt_is_found_to_be_near_the_latter(tmp_path):
+    """The second pair is near the first as well, whichever of the two is looked at before the other."""
+    near = "Who painted the Night Watch?"
+    path = written(tmp_path / "p.jsonl", {**GOOD, "prompt": near}, GOOD)
+    for before in range(16):
+        others = [{"prompt": f"quite another prompt, number {n}{n}"} for n in range(before)]
+        found = check(path, [written(tmp_path / "e.jsonl", *others, {"prompt": near})])
+        assert sum(f"e.jsonl:{before + 1}" in fault for fault in found) == 2
+        assert sum("same prompt as in line 1" in fault for fault in found) == 1
+
+
 def test_the_projects_own_pairs_pass_the_gate():
     assert check(DATA / "pairs.jsonl", [DATA / "development.jsonl", DATA / "evaluation.jsonl"]) == []
 

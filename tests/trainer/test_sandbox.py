@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from promptimal_trainer import sandbox
-from promptimal_trainer.sandbox import Outcome, extract_code, program, run_tests
+from promptimal_trainer.sandbox import NoSandbox, Outcome, extract_code, program, run_tests, try_out
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="namespaces and Landlock are Linux's")
 
@@ -179,6 +179,16 @@ def test_it_cannot_see_or_stop_us():
 @linux
 def test_this_machine_can_keep_all_it_promises():
     assert sandbox.weaknesses() == ()
+
+
+def test_a_sandbox_that_does_not_work_is_found_out(monkeypatch, tmp_path):
+    try_out.cache_clear()
+    try_out()
+    try_out.cache_clear()
+    (tmp_path / "jail.py").write_text("raise SystemExit")
+    monkeypatch.setattr(sandbox, "_JAIL", tmp_path / "jail.py")
+    with pytest.raises(NoSandbox, match="the sandbox for code does not work here: it ended before"):
+        try_out()
 
 
 @linux

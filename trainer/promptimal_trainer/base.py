@@ -50,8 +50,10 @@ def load(name: str, dtype: torch.dtype, nf4_on: torch.device | None = None) -> B
             else:
                 model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
                 digest = sha256(path)
-    except (OSError, ValueError) as error:
-        raise BadBase(f"cannot load the base model {name!r}: {error}") from error
+    except BadBase:
+        raise
+    except Exception as error:  # damage shows in many ways
+        raise BadBase(f"cannot load the base model {name!r}: {_sentence(error)}") from error
     return Base(model, tokenizer, path.name if path else name, digest)
 
 
@@ -96,9 +98,14 @@ def _nf4(compute: torch.dtype, device: torch.device) -> dict[str, Any]:
 
 
 def _digest_of_directory(path: Path) -> str:
-    """The hash of a local model's weight files, or "" for a hub name, whose revision the hub keeps."""
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    """The hash of the weight files that transformers reads of a local model, or "" for a hub name, whose revision the hub keeps."""
+    files = (sorted(path.glob("model*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))) if path.is_dir() else []
     return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if files else ""
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says at first, or is."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import json
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -80,7 +81,9 @@ class Server:
         self.address, self.record = address, record
         self._secret = os.environ.get("OPENAI_API_KEY") or ""
         self._client = OpenAI(base_url=address.url, api_key=self._secret or "none", max_retries=TRIES, timeout=TIMEOUT)
-        self._known = dict(_read(record)) if record else {}
+        self._known = dict(_answers(record)) if record else {}
+        if record:
+            end_line(record)
         self._lock = threading.Lock()
         self._last = 0.0
         self._given: set[str] = set()
@@ -93,12 +96,17 @@ class Server:
         return [found[number] for number in range(len(calls))]
 
     def each(self, calls: Iterable[Call]) -> Iterator[tuple[int, Answer]]:
-        """Number and answer of each call, as they come. Raises NoAnswer."""
+        """Number and answer of each call, as they come; calls that are the same are sent once. Raises NoAnswer."""
+        numbers: dict[Call, list[int]] = defaultdict(list)
+        for number, call in enumerate(calls):
+            numbers[call].append(number)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            waiting = {pool.submit(self._one, call): number for number, call in enumerate(calls)}
+            waiting = {pool.submit(self._one, call): call for call in numbers}
             try:
                 for future in as_completed(waiting):
-                    yield waiting[future], future.result()
+                    answer = future.result()
+                    for number in numbers[waiting[future]]:
+                        yield number, answer
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -157,15 +165,29 @@ def cost(answers: Iterable[Answer]) -> Cost:
     return total
 
 
-def _read(path: Path) -> Iterator[tuple[str, Answer]]:
-    """Answers of a record; a last line that was cut off is passed over, and ended, so that the next one stands on its own."""
+def read_record(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file to which lines are added as they come; one that was cut off is passed over. Nothing where there is no file."""
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if text and not text.endswith("\n"):
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n")
-    for line in text.split("\n"):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with contextlib.suppress(ValueError):
             entry = json.loads(line)
+            if isinstance(entry, dict):
+                yield entry
+
+
+def end_line(path: Path) -> None:
+    """End a last line that was cut off, so that the next one stands on its own."""
+    if path.exists() and path.stat().st_size:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            ended = file.read() == b"\n"
+        if not ended:
+            with path.open("ab") as file:
+                file.write(b"\n")
+
+
+def _answers(path: Path) -> Iterator[tuple[str, Answer]]:
+    for entry in read_record(path):
+        with contextlib.suppress(KeyError):
             yield entry["key"], Answer(entry["text"], entry["tokens"], entry["seconds"])

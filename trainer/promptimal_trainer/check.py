@@ -120,17 +120,19 @@ def _share_faults(pairs: list[Pair]) -> Iterator[str]:
 
 
 def near_duplicates(prompts: list[str]) -> Iterator[tuple[int, int]]:
-    """Pairs (later, earlier) of prompts that are the same or nearly: Jaccard index of their word sets."""
+    """Each prompt that is the same as an earlier one or nearly, with the first such: Jaccard index of their word sets."""
     words = [frozenset(re.findall(r"\w+", p.lower())) for p in prompts]
     common = Counter(w for ws in words for w in ws)
     index: dict[str, list[int]] = defaultdict(list)
     for number, mine in enumerate(words):
         # Two sets that share NEAR of their words share one of the rarest few of either: only those are looked up.
         rare = sorted(mine, key=lambda w: (common[w], w))[: max(1, len(mine) - int(NEAR * len(mine)) + 1)]
+        near = []
         for other in {o for w in rare for o in index[w]}:
             both = len(mine & words[other])
             if both >= NEAR * (len(mine) + len(words[other]) - both):
-                yield number, other
-                break
+                near.append(other)
+        if near:
+            yield number, min(near)
         for w in rare:
             index[w].append(number)

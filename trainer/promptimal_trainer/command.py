@@ -35,7 +35,7 @@ def main() -> int:
     finetune.add_argument("--recipe", default="smollm2-135m", help="a built-in recipe or a .toml file (default: %(default)s)")
     finetune.add_argument("--data", type=Path, default=pairs.DEFAULT, metavar="FILE", help="pairs to train on (default: the project's own)")
     finetune.add_argument("--out", type=Path, metavar="DIRECTORY", help="where the adapter goes; a checkpoint there is gone on from")
-    finetune.add_argument("--limit", type=int, metavar="N", help="train on the first N pairs only")
+    finetune.add_argument("--limit", type=_count, metavar="N", help="train on the first N pairs only")
     finetune.add_argument("--plan", action="store_true", help="only print the memory and time to expect, before anything is loaded")
     finetune.add_argument("--memory", metavar="SIZE", help="with --plan: a GPU's memory, such as 24GB (default: this machine's)")
     finetune.add_argument(
@@ -72,12 +72,20 @@ def main() -> int:
         return _COMMANDS.get(arguments.command, pipeline.run)(arguments)
     except (TrainError, BadModel) as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"promptimal-train: {error.name} is not installed: pip install 'promptimal-local[train]'", file=sys.stderr)
     except OSError as error:
         print(f"promptimal-train: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
     except KeyboardInterrupt:
         print("promptimal-train: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 1
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -91,7 +99,7 @@ def _add_evaluate(commands: Any) -> None:
         metavar="SOURCE",
         help="such as mmlu:FOLDER or own:FILE, more than once if need be (default: the project's)",
     )
-    evaluate.add_argument("--limit", type=int, metavar="N", help="take N questions of each source, drawn at random but always the same")
+    evaluate.add_argument("--limit", type=_count, metavar="N", help="take N questions of each source, drawn at random but always the same")
     evaluate.add_argument("--data", type=Path, default=pairs.DEFAULT, metavar="FILE", help="pairs whose held-out part is scored")
     for name, does in (
         ("answerer", "answers the prompts"),
@@ -121,25 +129,21 @@ def _compare(arguments: argparse.Namespace) -> int:
     from promptimal_trainer import compare
 
     verdicts = arguments.out / "verdicts.jsonl"
-    if not (arguments.out / "sheet.jsonl").exists():
-        count = compare.make_sheet(arguments.a, arguments.b, arguments.prompts, arguments.out)
+    is_new = not (arguments.out / "sheet.jsonl").exists()
+    count = compare.make_sheet(arguments.a, arguments.b, arguments.prompts, arguments.out)
+    if is_new:
         print(f"{arguments.out / 'sheet.jsonl'}: {count} pairs to judge by {arguments.out / 'JUDGING.txt'}", file=sys.stderr)
     if arguments.judge:
         compare.ask_judge(arguments.out, arguments.judge, arguments.judge_model)
     if not verdicts.exists():
         print(f"write {verdicts} and run the same command again for the table", file=sys.stderr)
         return 0
-    print(compare.table(*compare.tally(arguments.out)))
+    print(compare.table(*compare.tally(arguments.out), compare.judges(arguments.out)))
     return 0
 
 
 def _finetune(arguments: argparse.Namespace) -> int:
     wanted = recipe.read_recipe(arguments.recipe)
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        print("promptimal-train: torch is not installed: pip install 'promptimal-local[train]'", file=sys.stderr)
-        return 1
     if arguments.plan:
         return _plan(arguments, wanted)
     from promptimal_trainer.finetune import finetune
@@ -154,7 +158,10 @@ def _finetune(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace, wanted: recipe.Recipe) -> int:
     from promptimal_trainer import plan
 
-    print(plan.report(arguments.recipe, wanted, pairs.read(arguments.data)[: arguments.limit], arguments.memory, arguments.tflops))
+    some = [p for p in pairs.read(arguments.data) if not pairs.is_held_out(p.prompt, wanted.held_out)][: arguments.limit]
+    if not some:
+        raise pairs.BadPairs(f"{arguments.data}: too few pairs: all are held out, none is left to train on")
+    print(plan.report(arguments.recipe, wanted, some, arguments.memory, arguments.tflops))
     return 0
 
 

@@ -6,21 +6,21 @@
 
 A system is "prompt" (the person's own words), or a file of JSON lines with "prompt" and "rewrite", such as `promptimal --jsonl` writes.
 `sheet.jsonl` is what readers see, `key.jsonl` tells afterwards which side was which. A verdict is
-{"id": 7, "better": "first" | "second" | "same", "fault": "…"}; the fault, if any, is the loser's.
+{"id": 7, "better": "first" | "second" | "same", "fault": "…", "judge": "…"}; the fault, if any, is the loser's, and `judge` the model that judged, if one did.
 """
 
 import json
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from promptimal_trainer.calls import Address, Call, Server
+from promptimal_trainer.calls import Address, Call, Server, end_line, read_record
 from promptimal_trainer.pairs import BadPairs, read_lines, read_prompts, write_lines
 
 JUDGING = """\
@@ -29,6 +29,13 @@ Choose the one whose ANSWER would serve that person better, or "same".
 Worse: changes or narrows what was asked; drops or alters what was given; invents; answers; contradicts or repeats itself; is garbled or cut off;
 adds demands that hardly fit. Better: with all that intact, clearer, and asking for what the person would want.
 Richer but changed loses to plain but faithful. Judge by meaning, not by length."""
+
+
+_SIDES = ("first", "second", "same")
+
+
+class Unjudged(BadPairs):
+    """A sheet that is not judged to its end; the message names the first pair without a verdict."""
 
 
 class Row(NamedTuple):
@@ -47,7 +54,7 @@ class Row(NamedTuple):
 def make_sheet(a: str, b: str, prompts: Path, out: Path, seed: int = 0) -> int:
     """Write `sheet.jsonl` and `key.jsonl`; the number of pairs to judge. Where both systems say the same, nobody is asked.
 
-    Raises BadPairs where a system has no rewrite of a prompt.
+    Raises BadPairs where a system has no rewrite of a prompt, or `out` holds another sheet: its verdicts are of that one.
     """
     records = read_prompts(prompts)
     sides = _rewrites(a, records), _rewrites(b, records)
@@ -62,9 +69,14 @@ def make_sheet(a: str, b: str, prompts: Path, out: Path, seed: int = 0) -> int:
             first, second = reversed(pair) if flipped else pair
             sheet.append({"id": number, "prompt": record["prompt"], "first": first, "second": second})
     order.shuffle(sheet)
+    files = {"key.jsonl": key, "sheet.jsonl": sheet}  # the key first: no sheet is ever without it
+    if (out / "sheet.jsonl").exists():
+        for path, lines in ((out / name, lines) for name, lines in files.items() if (out / name).exists()):
+            if [line for _, line in read_lines(path)] != lines:
+                raise BadPairs(f"{path} is of other systems or prompts, and so are its verdicts: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    write_lines(out / "sheet.jsonl", sheet)
-    write_lines(out / "key.jsonl", key)
+    for name, lines in files.items():
+        write_lines(out / name, lines)
     (out / "JUDGING.txt").write_text(JUDGING + "\n", encoding="utf-8")
     return len(sheet)
 
@@ -80,23 +92,28 @@ class Outcome(NamedTuple):
 
 
 def outcomes(out: Path) -> Iterator[Outcome]:
-    """The outcome of every prompt of a sheet. Raises BadPairs where a verdict is missing or faulty."""
-    verdicts = {record.get("id"): record for _, record in read_lines(out / "verdicts.jsonl")}
+    """The outcome of every prompt of a sheet. Raises Unjudged where a verdict is missing or faulty, BadPairs where sheet or key is."""
+    verdicts = _verdicts(out)
     pairs = {record["id"]: record for _, record in read_lines(out / "sheet.jsonl")}
     for _, entry in read_lines(out / "key.jsonl"):
         if entry["same"]:
             yield Outcome(entry["kind"], "", "", "tied")
             continue
         verdict, pair = verdicts.get(entry["id"]), pairs[entry["id"]]
-        if verdict is None or verdict.get("better") not in ("first", "second", "same"):
-            raise BadPairs(f"{out / 'verdicts.jsonl'}: no verdict for pair {entry['id']}")
+        if verdict is None:
+            raise Unjudged(f"{out / 'verdicts.jsonl'}: no verdict for pair {entry['id']} that can be read")
         side = "first" if entry["first"] == "B" else "second"
         result = "tied" if verdict["better"] == "same" else "won" if verdict["better"] == side else "lost"
         yield Outcome(entry["kind"], pair["prompt"], pair[side], result, verdict.get("fault") or "none named")
 
 
+def judges(out: Path) -> list[str]:
+    """Who judged a sheet: the names of models, and "readers" where a verdict names none."""
+    return sorted({str(verdict.get("judge") or "readers") for verdict in _verdicts(out).values()})
+
+
 def tally(out: Path) -> tuple[list[Row], Counter[str]]:
-    """Rows by kind and in all (the last one), and the faults of B where it lost. Raises BadPairs where a verdict is missing or faulty."""
+    """Rows by kind and in all (the last one), and the faults of B where it lost. Raises Unjudged and BadPairs as `outcomes` does."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     faults: Counter[str] = Counter()
     for outcome in outcomes(out):
@@ -107,8 +124,8 @@ def tally(out: Path) -> tuple[list[Row], Counter[str]]:
     return [*rows, Row("all", *(sum(getattr(r, f) for r in rows) for f in ("wins", "ties", "losses")))], faults
 
 
-def table(rows: list[Row], faults: Counter[str]) -> str:
-    """The rows as a Markdown table, with the Wilson interval of the share won."""
+def table(rows: list[Row], faults: Counter[str], judges: Sequence[str] = ()) -> str:
+    """The rows as a Markdown table, with the Wilson interval of the share won, and under it the faults and who judged."""
     lines = ["| kind | prompts | won | tied | lost | won, 95% interval |", "| --- | --- | --- | --- | --- | --- |"]
     for row in rows:
         low, high = wilson(row.wins, row.total)
@@ -118,6 +135,8 @@ def table(rows: list[Row], faults: Counter[str]) -> str:
         )
     if faults:
         lines += ["", "Faults named where it lost: " + ", ".join(f"{fault} {n}" for fault, n in faults.most_common(12)) + "."]
+    if judges:
+        lines += ["", f"Judged by {', '.join(judges)}."]
     return "\n".join(lines)
 
 
@@ -137,9 +156,10 @@ def ask_judge(out: Path, url: str, model: str) -> None:
     Raises calls.NoAnswer where the server fails, BadPairs where it gave no verdict on some pairs: asked again, it is asked those.
     """
     path = out / "verdicts.jsonl"
-    done = {record["id"] for _, record in read_lines(path)} if path.exists() else set()
+    done = _verdicts(out)
     waiting = [pair for _, pair in read_lines(out / "sheet.jsonl") if pair["id"] not in done]
     unread = []
+    end_line(path)
     answers = Server(Address(url, model)).each(Call(_question(pair)) for pair in waiting)
     with path.open("a", encoding="utf-8") as file:
         for number, answer in tqdm(answers, total=len(waiting), desc="judging", unit="pair", file=sys.stderr):
@@ -147,10 +167,15 @@ def ask_judge(out: Path, url: str, model: str) -> None:
             if verdict is None:
                 unread.append(waiting[number]["id"])
                 continue
-            file.write(json.dumps({"id": waiting[number]["id"], **verdict}) + "\n")
+            file.write(json.dumps({"id": waiting[number]["id"], **verdict, "judge": model}) + "\n")
             file.flush()
     if unread:
         raise BadPairs(f"the judge at {url} gave no verdict on {len(unread)} of {len(waiting)} pairs, such as pair {min(unread)}")
+
+
+def _verdicts(out: Path) -> dict[Any, dict[str, Any]]:
+    """The verdicts that there are on a sheet, by the number of the pair."""
+    return {record.get("id"): record for record in read_record(out / "verdicts.jsonl") if record.get("better") in _SIDES}
 
 
 def _question(pair: dict[str, Any]) -> str:
@@ -167,7 +192,7 @@ def _verdict(text: str) -> dict[str, str] | None:
         better = verdict["better"]
     except (ValueError, KeyError, TypeError):
         return None
-    return {"better": better, "fault": str(verdict.get("fault", ""))} if better in ("first", "second", "same") else None
+    return {"better": better, "fault": str(verdict.get("fault", ""))} if better in _SIDES else None
 
 
 def _rewrites(system: str, records: list[dict[str, Any]]) -> list[str]:

@@ -75,10 +75,11 @@ class System:
 def evaluate(run: Path, plan: Plan) -> dict[str, Any]:
     """Everything that the plan allows, as it stands in `evaluation.json` afterwards.
 
-    Raises BadRun, BadPairs, sources.BadSource, reward.BadReward, engine.BadModel. A server that fails leaves its part out; the rest is measured all the same.
+    Raises BadRun, base.BadBase, sources.BadSource, reward.BadReward, engine.BadModel. A server that fails, or a base
+    that is not here, leaves its part out; the rest is measured all the same.
     """
     place = directory(run)
-    model, base = _model(run, place), _base(run, place)
+    model = _model(run, place)
     questions = _questions(plan)
     scorer = Scorer(plan.reward if plan.answerer else None)
     result: dict[str, Any] = {
@@ -99,18 +100,27 @@ def evaluate(run: Path, plan: Plan) -> dict[str, Any]:
             result["left_out"].append(f"{name}: {error}")
         _save(place / "evaluation.json", result)
 
-    def rewrite(name: str, file: Path | None) -> None:
-        if file is None:
-            result["left_out"].append("the untuned base: this model does not tell which it is")
-            return
+    def rewrite(name: str, file: Path) -> None:
         systems[name] = _rewritten(file, questions, place / "evaluation" / f"{name}.jsonl")
         result["systems"][name] = {**kept(systems[name].rewrites), "cost": systems[name].cost.table()}
+
+    def rewrite_by_base() -> None:
+        try:
+            base = _base(run, place)
+        except TrainError as error:
+            _say(str(error))  # the record names no folders: it may be published
+            result["left_out"].append("the untuned base: it is not here, or cannot be converted")
+            return
+        if base is None:
+            result["left_out"].append("the untuned base: this model does not tell which it is")
+            return
+        rewrite("base", base)
 
     (place / "evaluation").mkdir(parents=True, exist_ok=True)
     pairs.write_lines(place / "evaluation" / "prompts.jsonl", ({"kind": q.kind, "prompt": q.text} for q in questions))
     part("held-out loss", lambda: result.update(held_out=_held_out(model, run, plan.data)))
     part("the rewriter", lambda: rewrite("rewriter", model))
-    part("the untuned base", lambda: rewrite("base", base))
+    part("the untuned base", rewrite_by_base)
     part("answers", lambda: _answers(systems, questions, plan, scorer, place, result))
     part("the search", lambda: _search(systems, questions, plan, scorer, place, result))
     part("the judge", lambda: _judged(systems, plan, place, result))
@@ -188,11 +198,14 @@ def _answers(
     if plan.answerer is None:
         result["left_out"].append("accuracy and reward of the answers: no --answerer")
         return
-    if plan.reward is None and any(q.kind == "open" for q in questions):
-        result["left_out"].append("reward of open answers: no --reward")
+    result["left_out"] += scorer.lacks({q.kind for q in questions})
     server = Server(plan.answerer, place / "evaluation" / "calls.jsonl")
+    told = result["answerer"] = {"model": plan.answerer.model, "cost": server.spent.table(), "reward_model": plan.reward}
     for name, system in systems.items():
-        answers = answer(server, system.texts, f"answers ({name})")
+        try:
+            answers = answer(server, system.texts, f"answers ({name})")
+        finally:  # what came before a failure is paid for, and told
+            told["cost"] = server.spent.table()
         system.scores = scorer(questions, answers)
         entry = result["systems"].setdefault(name, {})
         for kind in sorted({q.kind for q in questions}):
@@ -207,7 +220,6 @@ def _answers(
                 entry[f"{MEASURE[kind]}_gain"] = gain(typed, mine)
         entry["answer_tokens"] = round(mean(a.tokens for a in answers), 1)
         entry["unread"] = sum(q.kind == "choice" and letter(a.text, q) is None for q, a in zip(questions, answers, strict=True))
-    result["answerer"] = {"model": plan.answerer.model, "cost": server.spent.table(), "reward_model": plan.reward}
 
 
 def answer(server: Server, prompts: Sequence[str], told: str = "") -> list[Answer]:
@@ -293,7 +305,8 @@ def _judged(systems: dict[str, System], plan: Plan, place: Path, result: dict[st
             compare.ask_judge(sheet, plan.judge.url, plan.judge.model)
         if (sheet / "verdicts.jsonl").exists():
             row = compare.tally(sheet)[0][-1]
-            result["systems"][name]["wins"] = {**share(row.wins, row.total), "tied": row.ties, "lost": row.losses}
+            told = {"tied": row.ties, "lost": row.losses, "judges": compare.judges(sheet)}
+            result["systems"][name]["wins"] = {**share(row.wins, row.total), **told}
     if plan.judge is None:
         result["left_out"].append("blind win rate: no --judge (the sheets are there for readers)")
 
@@ -348,7 +361,7 @@ def _model(run: Path, place: Path) -> Path:
 
 
 def _base(run: Path, place: Path) -> Path | None:
-    """The untuned base as a GGUF, or None where the run does not tell which it is."""
+    """The untuned base as a GGUF, or None where the run does not tell which it is. Raises BadRun or base.BadBase where it cannot be had."""
     name = _base_name(run)
     if name is None or name.endswith(".gguf"):
         return Path(name) if name else None

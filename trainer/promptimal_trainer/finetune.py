@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from promptimal_trainer import base as base_model
 from promptimal_trainer import checkpoint, head, memory
@@ -117,10 +118,23 @@ def _finished(out: Path, identity: dict[str, Any]) -> Run | None:
 
 
 def _write(out: Path, network: Network, card: dict[str, Any], log: list[dict[str, Any]], world: World) -> None:
-    """Write the adapter and what belongs to it, each file whole or not at all, the card last; then the checkpoint can go."""
+    """Write the adapter and what belongs to it, each file whole or not at all, the card last; then the checkpoint can go.
+
+    Raises BadCheckpoint where they cannot be written.
+    """
     weights = {name: whole(p) for name, p in checkpoint.trained(network).items()}
     if world.rank:
         return
+    try:
+        _write_files(out, network, weights, card, log)
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or "the disk is full, or a file may not be as large"
+        message = f"the adapter cannot be written to {out}: {reason}; {checkpoint.kept(out)}. Make room, and run the same command again"
+        raise checkpoint.BadCheckpoint(message) from error
+    (out / checkpoint.NAME).unlink(missing_ok=True)
+
+
+def _write_files(out: Path, network: Network, weights: dict[str, torch.Tensor], card: dict[str, Any], log: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory(dir=out, prefix=".new") as name:
         new = Path(name)
         network.model.get_base_model().config.__dict__.pop("quantization_config", None)
@@ -133,7 +147,6 @@ def _write(out: Path, network: Network, card: dict[str, Any], log: list[dict[str
         (new / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         for file in sorted(new.iterdir(), key=lambda file: file.name == "card.json"):
             file.replace(out / file.name)
-    (out / checkpoint.NAME).unlink(missing_ok=True)
 
 
 def _be_reproducible(recipe: Recipe) -> None:

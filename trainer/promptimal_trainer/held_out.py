@@ -1,6 +1,6 @@
 """Held-out scores of a model file: what llama.cpp, in the engine that rewrites, makes of pairs that training never saw.
 
-The numbers are those of `finetune.held_out` (a test compares them), but of the very file that people run, quantized as it is.
+The numbers are those of `network.held_out` (a test compares them), but of the very file that people run, quantized as it is.
 """
 
 from collections.abc import Generator, Sequence

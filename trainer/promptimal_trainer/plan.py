@@ -84,7 +84,10 @@ class Plan(NamedTuple):
 def read_shapes(name: str) -> Shapes:
     """From a GGUF's header, a folder's or a downloaded model's config.json, or the shipped table. Raises BadBase."""
     if gguf := find_gguf(name):
-        return _from_gguf(gguf)
+        try:
+            return _from_gguf(gguf)
+        except Exception as error:  # damage shows in many ways
+            raise BadBase(f"{gguf} does not tell the sizes of a Llama-like model: {error!r}") from error
     config = Path(name) / "config.json"
     if not config.exists():
         from huggingface_hub import try_to_load_from_cache

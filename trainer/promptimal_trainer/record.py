@@ -29,14 +29,15 @@ class Example(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """A comparison that was judged: its directory, and wins, ties and losses by kind, all of them last."""
+    """A comparison that was judged: its directory, wins, ties and losses by kind, all of them last, and who judged."""
 
     name: str
     rows: list[compare.Row]
+    judges: list[str]
 
 
 class Round(NamedTuple):
-    """Mean scores of a kind's prompts in a data set: as they were, as first proposed, and the best after each round; and how many chains."""
+    """Mean of the best scores so far of a kind's prompts in a data set: as they were, as first proposed, and after each round; and how many chains."""
 
     kind: str
     scores: list[float]
@@ -52,6 +53,8 @@ class Record:
     log: list[dict[str, Any]]
     evaluation: dict[str, Any]
     sheets: list[Sheet]
+    unjudged: list[str]
+    """Sheets whose verdicts are not complete: they are left out."""
     rounds: list[Round]
     examples: list[Example]
 
@@ -59,16 +62,14 @@ class Record:
 def read(run: Path) -> Record:
     """The record in a run's directory. Raises BadRecord where there is none, or a file of it is damaged."""
     try:
+        sheets, unjudged = _sheets(run)
         record = Record(
             run.resolve().name,
             _object(run / "card.json"),
             _lines(run / "log.jsonl"),
             _object(run / "evaluation.json"),
-            [
-                Sheet(str(key.parent.relative_to(run)), compare.tally(key.parent)[0])
-                for key in sorted(run.rglob("key.jsonl"))
-                if _judged(key)
-            ],
+            sheets,
+            unjudged,
             _rounds(run),
             [Example(r.get("kind", ""), r["prompt"], r["rewrite"]) for r in _lines(run / "evaluation" / "rewriter.jsonl")],
         )
@@ -81,8 +82,16 @@ def read(run: Path) -> Record:
     return record
 
 
-def _judged(key: Path) -> bool:
-    return (key.parent / "verdicts.jsonl").exists()
+def _sheets(run: Path) -> tuple[list[Sheet], list[str]]:
+    """The sheets that were judged, and the names of those that were in part."""
+    sheets, unjudged = [], []
+    for place in (key.parent for key in sorted(run.rglob("key.jsonl")) if (key.parent / "verdicts.jsonl").exists()):
+        name = str(place.relative_to(run))
+        try:
+            sheets.append(Sheet(name, compare.tally(place)[0], compare.judges(place)))
+        except compare.Unjudged:
+            unjudged.append(name)
+    return sheets, unjudged
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -102,18 +111,19 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _rounds(run: Path) -> list[Round]:
-    """Scores by round from the last stage that is there; a chain that ended early keeps its best."""
+    """Scores by round from the last stage that is there: of each chain the best so far, which at first is that of the prompt as typed."""
     path = next((p for p in (run / "refined.jsonl", run / "scored.jsonl") if p.exists()), None)
     chains: dict[str, list[list[float]]] = defaultdict(list)
     for record in _lines(path) if path else []:
-        before = (record.get("original") or record).get("score")
-        for chain in record.get("chains", ()):
-            best: list[float] = []
+        before: float | None = (record.get("original") or record).get("score")
+        if before is None:
+            continue
+        for chain in filter(None, record.get("chains", ())):
+            best = [before]
             for attempt in chain:
                 score = attempt.get("score")
-                best.append(max([*best[-1:], *([] if score is None else [score])], default=before or 0.0))
-            if before is not None and best:
-                chains[record["question"]["kind"]].append([before, *best])
+                best.append(best[-1] if score is None else max(best[-1], score))
+            chains[record["question"]["kind"]].append(best)
     rounds = []
     for kind, scores in chains.items():
         length = max(map(len, scores))

@@ -95,6 +95,8 @@ def sections(run: Record) -> Iterator[Section]:
         yield from _evaluated(run.evaluation)
     for sheet in run.sheets:
         yield _compared(sheet)
+    if run.unjudged:
+        yield Section("Sheets left out", [f"Not judged to the end: {', '.join(run.unjudged)}."])
     if run.examples:
         changed = [example for example in run.examples if example.prompt.strip() != example.rewrite.strip()]
         examples = [(e.kind, [_short(change) for change in changes(e)]) for e in changed[:_MOST_EXAMPLES]]
@@ -166,7 +168,9 @@ def _data(run: Record) -> Section:
     )
     series = [Line(r.kind, range(len(r.scores)), r.scores) for r in run.rounds]
     plot = partial(plots.lines, series, "0 as typed, 1 as proposed, then rounds", "mean best score")
-    return Section("Score by round", ["The mean of the best score that each chain of attempts had reached."], [table], [plot])
+    return Section(
+        "Score by round", ["The mean of the best score that each chain had reached, from the prompt as typed on."], [table], [plot]
+    )
 
 
 def _evaluated(found: dict[str, Any]) -> Iterator[Section]:
@@ -272,9 +276,11 @@ def _compared(sheet: record.Sheet) -> Section:
         if decided := row.wins + row.losses:
             points.append(Point(row.kind or "other", row.wins / decided, *compare.wilson(row.wins, decided)))
     table = Table(["kind", "prompts", "won", "tied", "lost", "won, 95% interval"], rows)
+    notes = ["How often B was preferred to A; neither names nor sides were shown."]
+    notes += [f"Judged by {', '.join(sheet.judges)}."] if sheet.judges else []
     return Section(
         f"Blind comparison: {sheet.name}",
-        ["How often B was preferred to A, by readers or a judge who saw neither names nor sides."],
+        notes,
         [table],
         [partial(plots.intervals, points, "share of the decided pairs that was won", 0.5)] if points else [],
     )

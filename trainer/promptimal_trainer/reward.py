@@ -36,7 +36,7 @@ class RewardModel:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name_or_folder)
             model, info = AutoModelForSequenceClassification.from_pretrained(name_or_folder, dtype=torch.float32, output_loading_info=True)
-        except (OSError, ValueError, ImportError, RuntimeError) as error:
+        except Exception as error:  # damage shows in many ways
             raise BadReward(
                 f"cannot load the reward model {name_or_folder!r}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
             ) from error

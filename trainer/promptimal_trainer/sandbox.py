@@ -28,10 +28,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from promptimal_trainer.errors import TrainError
+
 _JAIL = Path(__file__).with_name("jail.py")
 _MEMORY = 512 << 20  # bytes
 _LONGEST_REPLY = 1 << 16  # bytes
 _FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:^[ \t]*\2[`~]*[ \t]*$|\Z)", re.M | re.S)
+
+
+class NoSandbox(TrainError):
+    """A machine on which no code can be run; the message says why."""
 
 
 class Outcome(NamedTuple):
@@ -70,6 +76,16 @@ def code_blocks(text: str, languages: tuple[str, ...] = ()) -> list[str]:
     """The fenced blocks of a text in Markdown, those of these languages or all."""
     found = [(match[3].lower(), textwrap.dedent(match[4]) if match[1] else match[4]) for match in _FENCE.finditer(text)]
     return [code for language, code in found if not languages or language in languages]
+
+
+@cache
+def try_out() -> None:
+    """Say once what the sandbox cannot do here. Raises NoSandbox where it does nothing: every program would count as wrong."""
+    outcome = run_tests("def one():\n    return 1\n", "assert one() == 1\n", "one")
+    if not outcome.passed:
+        raise NoSandbox(f"the sandbox for code does not work here: {outcome.why}")
+    for weakness in weaknesses():
+        print(f"promptimal-train: sandbox: {weakness}", file=sys.stderr)
 
 
 @cache

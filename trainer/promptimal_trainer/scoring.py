@@ -1,6 +1,7 @@
 """Scores of rewrites and of the answers they get, as shares and differences with their intervals; what `evaluate` puts in its table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ def answers_instead(rewrite: Rewrite) -> bool:
 class Scorer:
     """Scores answers: 1 or 0 for a choice or code, a reward for an open question, against the question as it was typed, never against a rewrite.
 
-    `reward` is the reward model's name or folder, loaded at once, before an answer is paid for. Without one, open answers get no score.
+    `reward` is the reward model's name or folder, loaded at once, before an answer is paid for. Without one, open answers get no score; nor does
+    code where the sandbox does not work.
     Raises reward.BadReward.
     """
 
@@ -85,9 +87,14 @@ class Scorer:
 
             self._reward = RewardModel(reward)
 
+    def lacks(self, kinds: Iterable[str]) -> list[str]:
+        """What cannot be scored of questions of these kinds, and why."""
+        lacking = ["reward of open answers: no --reward"] if self._reward is None and "open" in kinds else []
+        return lacking + ([f"tests of code: {self._no_sandbox}"] if "code" in kinds and self._no_sandbox else [])
+
     def __call__(self, questions: Sequence["Question"], answers: Sequence[Answer]) -> list[float | None]:
-        """A score for each question and its answer."""
-        scores = [None if q.kind == "open" else _right(q, a.text) for q, a in zip(questions, answers, strict=True)]
+        """A score for each question and its answer; None where there can be none, see `lacks`."""
+        scores = [self._right(q, a.text) for q, a in zip(questions, answers, strict=True)]
         opened = [row for row, q in enumerate(questions) if q.kind == "open"]
         if self._reward and opened:
             rewards = self._reward.score([(questions[row].text, answers[row].text) for row in opened])
@@ -95,17 +102,29 @@ class Scorer:
                 scores[row] = float(value)
         return scores
 
+    @cached_property
+    def _no_sandbox(self) -> str:
+        """Why no code can be run here, or ""."""
+        from promptimal_trainer.sandbox import NoSandbox, try_out
+
+        try:
+            try_out()
+        except NoSandbox as error:
+            return str(error)
+        return ""
+
+    def _right(self, question: "Question", text: str) -> float | None:
+        if question.kind == "choice":
+            return float(letter(text, question) == question.answer)
+        if question.kind == "open" or self._no_sandbox:
+            return None
+        from promptimal_trainer.sandbox import program, run_tests
+
+        return float(run_tests(program(question.text, text), question.tests, question.entry_point).passed)
+
 
 def letter(text: str, question: "Question") -> str | None:
     """The choice that an answer makes; None where it makes none, which counts as wrong."""
     from promptimal_trainer.answers import chosen
 
     return chosen(text, question.choices)
-
-
-def _right(question: "Question", text: str) -> float:
-    if question.kind == "choice":
-        return float(letter(text, question) == question.answer)
-    from promptimal_trainer.sandbox import program, run_tests
-
-    return float(run_tests(program(question.text, text), question.tests, question.entry_point).passed)

@@ -10,7 +10,7 @@ import email.utils
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from promptimal_trainer.pipeline.recipe import Model
@@ -24,7 +24,8 @@ RAMP = 1 / 128
 """Seconds from one of a server's first calls to the next. All at once, their replies would come all at once as well, and so for ever: while the
 processor is busy with 128 replies, no call is under way."""
 FAILURES_IN_A_ROW = 10
-"""Calls failed for good with none answered in between, from which on a server counts as unusable and the run stops."""
+"""Calls failed for good with none answered in between, from which on a server counts as unusable and the run stops. A refusal of one request is no
+such failure: of a run started again, only the refused ones may be left."""
 
 
 class Stop(Exception):
@@ -89,8 +90,8 @@ class Server:
         self._failures = 0
         self._where = model.base_url
 
-    async def ask(self, model: Model, body: dict[str, Any], read: Reader, waste: Callable[[int, int], None]) -> Reply:
-        """A reply that `read` can read. `waste` is told the tokens of replies that are none.
+    async def ask(self, once: Callable[[], Awaitable[Reply]]) -> Reply:
+        """The reply of a call, of which `once` makes a single try.
 
         Raises Failed where this call cannot be had, Stop where no call can.
         """
@@ -101,12 +102,11 @@ class Server:
                     await self._begin()
                     await self._pause()
                     self._brake.check()
-                    reply = parse(await self._send(model, body), model, read)
+                    reply = await once()
                 self._failures = 0
                 return reply
             except Garbage as error:
                 why, wait, again = str(error), None, True
-                waste(*error.tokens)
             except _Refused as error:
                 why, wait, again = str(error), error.wait, error.again
                 if error.busy and waits < MOST_WAITS:
@@ -115,14 +115,15 @@ class Server:
                     continue
             tries += 1
             if not again or tries >= TRIES:
-                raise self._failed(f"{why}" + (f" ({tries} tries)" if tries > 1 else ""))
+                raise self._failed(f"{why}" + (f" ({tries} tries)" if tries > 1 else ""), refused=not again)
             await self._sleep(_backoff(tries) if wait is None else wait)
 
     async def close(self) -> None:
         with contextlib.suppress(Exception):
             await self._client.close()
 
-    async def _send(self, model: Model, body: dict[str, Any]) -> Any:
+    async def send(self, model: Model, body: dict[str, Any]) -> Any:
+        """The JSON that a request brings. For `ask`'s `once`: raises what `ask` tries again."""
         import openai
 
         rest = {name: value for name, value in body.items() if name not in ("model", "messages")}
@@ -150,8 +151,8 @@ class Server:
         again = code in (408, 409, 425, 429) or code >= 500
         return _Refused(said, again=again, busy=code == 429, wait=seconds(error.response.headers.get("retry-after")))
 
-    def _failed(self, why: str) -> Failed | Stop:
-        self._failures += 1
+    def _failed(self, why: str, *, refused: bool) -> Failed | Stop:
+        self._failures += not refused
         if self._failures >= FAILURES_IN_A_ROW:
             self._brake.pull(Stop(f"{self._where}: the last {self._failures} calls failed: {why}; is the server running?"))
         return self._brake.reason or Failed(why)
@@ -252,6 +253,11 @@ def parse(body: Any, model: Model, read: Reader) -> Reply:
 def tokens_of(text: str) -> int:
     """About how many tokens a text has: one for four characters, as in English."""
     return len(text) // 4 + 1
+
+
+def most_tokens_of(messages: list[dict[str, str]]) -> int:
+    """A careful guess of how many tokens messages have: one for three characters, and ten around each message."""
+    return sum(len(message["content"]) // 3 + 10 for message in messages)
 
 
 def seconds(header: str | None) -> float | None:

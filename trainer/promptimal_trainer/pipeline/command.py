@@ -41,7 +41,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
             stage.add_argument("--rounds", type=int, metavar="N", help="rounds of refining (default: the recipe's)")
         stage.add_argument("--dry-run", action="store_true", help="say what it would take at most, and do nothing")
         if name != "run":
-            stage.add_argument("--batch-out", type=Path, metavar="DIRECTORY", help="write the requests not yet answered as Batch API files")
+            stage.add_argument(
+                "--batch-out",
+                type=Path,
+                metavar="DIRECTORY",
+                help="write the requests not yet answered as Batch API files; a budget does not hold for these",
+            )
             stage.add_argument("--batch-in", type=Path, nargs="+", metavar="FILE", help="first read these results of the Batch API")
     _recipe(commands.add_parser("status", help="where a run stands: what is written, spent, and left"))
     store = commands.add_parser("store", help="inspect and prune the store of answers")
@@ -63,21 +68,17 @@ def run(arguments: argparse.Namespace) -> int:
     except Stop as error:
         print(f"promptimal-train: {error}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
-    except ModuleNotFoundError as error:
-        print(f"promptimal-train: {error.name} is not installed: pip install 'promptimal-local[train]'", file=sys.stderr)
-        return 1
 
 
 def _stages(arguments: argparse.Namespace) -> int:
-    from promptimal_trainer.pipeline import estimate, recipe, run
+    from promptimal_trainer.pipeline import recipe, run
 
     settings = recipe.read(arguments.recipe)
     given = {name: vars(arguments).get(name) for name in ("concurrency", "versions", "rounds")}
     settings = dataclasses.replace(settings, **{name: value for name, value in given.items() if value is not None})
     recipe.check_sense(settings, arguments.recipe)
     if vars(arguments).get("dry_run"):
-        lines = estimate.estimate(settings, arguments.out, _look(arguments.out))
-        print(estimate.table([line for line in lines if arguments.command in ("run", line.stage)]))
+        _estimate(settings, arguments.out, _look(arguments.out), "" if arguments.command == "run" else arguments.command)
         return 0
     if vars(arguments).get("batch_in") or vars(arguments).get("batch_out"):
         return _batch(arguments, settings)
@@ -122,7 +123,7 @@ def _batch(arguments: argparse.Namespace, settings: "Recipe") -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from promptimal_trainer.pipeline import estimate, recipe
+    from promptimal_trainer.pipeline import recipe
 
     settings, out = recipe.read(arguments.recipe), arguments.out
     store = _look(out)
@@ -141,8 +142,18 @@ def _status(arguments: argparse.Namespace) -> int:
         print(f"spent: {sum(entry.calls for entry in spent):,} calls, {tokens:,} tokens, cost {cost:.4f}{within}")
         for stage, count in store.all_pending().items():
             print(f"{stage}: {count} requests handed out as batch files have no answer yet")
-    print(estimate.table(estimate.estimate(settings, out, store)))
+    _estimate(settings, out, store)
     return 0
+
+
+def _estimate(settings: "Recipe", out: Path, store: "Store | None", alone: str = "") -> None:
+    """Print what is left to do, of all stages or of one alone."""
+    from promptimal_trainer.pipeline import estimate
+
+    lines = estimate.estimate(settings, out, store, alone)
+    print(estimate.table([line for line in lines if alone in ("", line.stage)]))
+    for role in sorted({line.role for line in lines if not settings.model(line.role).most_tokens}):
+        print(f"[{role}] sets no max_tokens: its answers are taken to have {estimate.ASSUMED:,} tokens", file=sys.stderr)
 
 
 def _store(arguments: argparse.Namespace) -> int:

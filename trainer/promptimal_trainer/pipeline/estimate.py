@@ -1,119 +1,143 @@
-"""What a run takes, before it runs: calls, tokens and cost of each stage, from the recipe and the files that are there.
+"""What a run takes, before it runs: calls, tokens and cost of each stage, by a rehearsal with the answers that are stored.
 
-An upper estimate: a file that a stage has not written yet is taken to hold all that could come, and chains are refined through every round. Lengths
-of answers are the means of those in the store, or a guess.
+An upper estimate. Stages are run as they would be, in a folder that is thrown away, and what they ask for in vain is left; a record that lacks an
+answer is taken to need all that could come from then on: no answer ends its chains, each is as long as max_tokens allows. Unreadable replies, which
+are asked for again, come on top.
 """
 
+import asyncio
+import tempfile
+from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from promptimal_trainer.pipeline import instructions, mine, records
-from promptimal_trainer.pipeline.recipe import Recipe
+from promptimal_trainer.pipeline import instructions, mine, records, run, score
+from promptimal_trainer.pipeline.calls import Failed, most_tokens_of
+from promptimal_trainer.pipeline.recipe import ROLES, Recipe
 from promptimal_trainer.pipeline.records import Attempt, Record
 from promptimal_trainer.pipeline.store import Store
+from promptimal_trainer.pipeline.work import Answer, Postponed, Work
+from promptimal_trainer.sources import Question
 
-_ANSWER = 300
-"""Tokens of an answer where none is known yet."""
-_FILES = {"propose": "hard.jsonl", "score": "proposals.jsonl", "refine": "scored.jsonl"}
+ASSUMED = 1000
+"""Tokens of an answer where the recipe sets no max_tokens: a guess, the only one here."""
 
 
 class Line(NamedTuple):
-    """The estimate of one stage and role; `calls` in all, `stored` of them paid already."""
+    """The estimate of one stage and role: `calls` in all, `stored` of them paid already; tokens and cost of those that are left."""
 
     stage: str
     role: str
-    calls: int
-    stored: int
-    tokens: int
-    cost: float
+    calls: int = 0
+    stored: int = 0
+    tokens: int = 0
+    cost: float = 0.0
 
     @property
     def left(self) -> int:
-        return max(0, self.calls - self.stored)
+        return self.calls - self.stored
+
+    def plus(self, calls: int, stored: int, tokens: int = 0, cost: float = 0.0) -> "Line":
+        return Line(self.stage, self.role, self.calls + calls, self.stored + stored, self.tokens + tokens, self.cost + cost)
 
 
-class _Size(NamedTuple):
-    """How many questions, how many of them open, and characters of their texts in all."""
-
-    questions: int = 0
-    opens: int = 0
-    characters: int = 0
-
-
-def estimate(recipe: Recipe, out: Path, store: Store | None) -> list[Line]:
-    """The stages' estimates. Raises what reading the sources raises."""
-    asked = _size(mine.questions(recipe))
-    sizes = {"mine": asked}
-    for stage, file in _FILES.items():
-        sizes[stage] = _size(records.read(out / file)) if (out / file).exists() else sizes["propose" if stage != "propose" else "mine"]
-    lengths = _lengths(recipe, store)
-    lines = []
-    for stage, size in sizes.items():
-        lines += [line for role in ("teacher", "answerer", "judge") if (line := _line(stage, role, size, recipe, lengths, store)).calls]
-    return lines
+def estimate(recipe: Recipe, out: Path, store: Store | None, alone: str = "") -> list[Line]:
+    """The stages' estimates, where one runs `alone` by the file that it reads, if there is one. Raises what reading the sources raises, and Stop
+    where the reward model, which names the stored rewards, cannot be loaded."""
+    stages = [stage for stage in run.STAGES if stage.name == alone and (out / stage.reads).exists()] or run.STAGES
+    with tempfile.TemporaryDirectory() as folder:
+        return asyncio.run(_rehearse(stages, recipe, out, Path(folder), store or Store(Path(":memory:"), write=False)))
 
 
 def table(lines: list[Line]) -> str:
     """The lines and their sum as a Markdown table."""
-    rows = ["| stage | model | calls at most | stored | left | tokens for these | cost |", "| --- | --- | --- | --- | --- | --- | --- |"]
-    for line in [
-        *lines,
-        Line(
-            "all", "", sum(x.calls for x in lines), sum(x.stored for x in lines), sum(x.tokens for x in lines), sum(x.cost for x in lines)
-        ),
-    ]:
-        left = sum(x.left for x in lines) if line.stage == "all" else line.left
-        rows.append(f"| {line.stage} | {line.role} | {line.calls:,} | {line.stored:,} | {left:,} | {line.tokens:,} | {line.cost:.2f} |")
-    return "\n".join(rows)
+    total = Line("all", "")
+    for line in lines:
+        total = total.plus(*line[2:])
+    rows = [
+        f"| {line.stage} | {line.role} | {line.calls:,} | {line.stored:,} | {line.left:,} | {line.tokens:,} | {line.cost:.2f} |"
+        for line in [*lines, total]
+    ]
+    heads = "| stage | model | calls at most | stored | left | tokens for these | cost |\n| --- | --- | --- | --- | --- | --- | --- |"
+    return "\n".join([heads, *rows])
 
 
-def _line(stage: str, role: str, size: _Size, recipe: Recipe, lengths: dict[str, int], store: Store | None) -> Line:
-    prompts = {"mine": 1, "propose": 0, "score": 1 + recipe.versions, "refine": recipe.versions * recipe.rounds}[stage]
+class _Rehearsal(Work):
+    """Answers from the store alone; `found` counts them by role. One for all stages: a reward model is loaded once."""
+
+    def __init__(self, recipe: Recipe, store: Store) -> None:
+        super().__init__("", recipe, store, run.Nobody(), made_here=False)
+        self.found: Counter[str] = Counter()
+
+    async def chat(self, role: str, messages: instructions.Messages, sample: int = 0) -> Answer:
+        answer = await super().chat(role, messages, sample)
+        self.found[role] += 1
+        return answer
+
+
+async def _rehearse(stages: Iterable[run.Stage], recipe: Recipe, source: Path, folder: Path, store: Store) -> list[Line]:
+    """Run the stages in `folder`, the first one from `source`. Records that lack an answer go on from stage to stage in a file of their own."""
+    missing = folder / "missing.jsonl"
+    missing.touch()
+    work = _Rehearsal(recipe, store)
+    lines: list[Line] = []
+    for stage in stages:
+        needs = {role: Line(stage.name, role) for role in ROLES}
+        for record in records.read(missing):
+            _add(needs, record, recipe, Counter())
+        with (folder / stage.writes).open("w", encoding="utf-8") as file, missing.open("a", encoding="utf-8") as rest:
+            for record in run.source(stage, recipe, source)():
+                work.found = Counter()
+                try:
+                    file.write(records.line(await stage.one(record, work)))
+                    for role, found in work.found.items():
+                        needs[role] = needs[role].plus(found, found)
+                except (Postponed, Failed):
+                    rest.write(records.line(record))
+                    _add(needs, record, recipe, work.found)
+        if stage.name == "mine":
+            mine.keep_hard(folder / stage.writes, folder / "hard.jsonl", recipe)
+        source = folder
+        lines += [line for line in needs.values() if line.calls]
+    return lines
+
+
+def _add(needs: dict[str, Line], record: Record, recipe: Recipe, found: Counter[str]) -> None:
+    """Add what a record may take in a stage, of which some answers were `found`."""
+    stage = needs["teacher"].stage
+    versions = len(record.chains) or recipe.versions
+    prompts = {"mine": 1, "propose": 0, "score": 1 + versions, "refine": versions * recipe.rounds}[stage]
     answers = prompts * (1 if stage == "mine" else recipe.samples)
-    per_question = {
-        "teacher": {"propose": recipe.versions, "refine": recipe.versions * recipe.rounds}.get(stage, 0),
+    calls = {
+        "teacher": {"propose": recipe.versions, "refine": versions * recipe.rounds}.get(stage, 0),
         "answerer": answers,
-        "judge": answers,
-    }[role]
-    if role == "judge" and recipe.judge is None:
-        return Line(stage, role, 0, 0, 0, 0.0)
-    model = recipe.model(role)
-    calls = per_question * (size.opens if role == "judge" else size.questions)
-    mean = size.characters // max(1, size.questions)
+        "judge": answers if recipe.judge and record.question.kind == "open" else 0,
+    }
+    length = {role: _longest(recipe, role) for role in ROLES}
+    question = most_tokens_of(score.ask(record.question.text))
+    improved = question + length["teacher"]
     tokens_in = {
-        "teacher": _instruction() + 2 * mean // 4 + lengths["answerer"],
-        "answerer": mean // 4,
-        "judge": mean // 4 + lengths["answerer"] + 50,
-    }[role]
-    stored = min(calls, (store.counts() if store else {}).get((stage, "chat", model.model), 0))
-    left = calls - stored
-    return Line(stage, role, calls, stored, left * (tokens_in + lengths[role]), model.cost(left * tokens_in, left * lengths[role]))
+        "teacher": _instruction() + question + length["answerer"] + (2 * improved if stage == "refine" else 0),
+        "answerer": question if stage == "mine" else improved,
+        "judge": most_tokens_of(instructions.judge("", "")) + question + length["answerer"],
+    }
+    for role in ROLES:
+        if calls[role]:
+            left = calls[role] - found[role]
+            cost = recipe.model(role).cost(left * tokens_in[role], left * length[role])
+            needs[role] = needs[role].plus(calls[role], found[role], left * (tokens_in[role] + length[role]), cost)
 
 
-def _size(questions: Iterable[Record]) -> _Size:
-    count = opens = characters = 0
-    for record in questions:
-        count, opens, characters = count + 1, opens + (record.question.kind == "open"), characters + len(record.question.text)
-    return _Size(count, opens, characters)
-
-
-def _lengths(recipe: Recipe, store: Store | None) -> dict[str, int]:
-    """Mean tokens of each role's answers."""
-    spent = store.spent() if store else []
-    means = {}
-    for role in ("teacher", "answerer", "judge"):
-        model = getattr(recipe, role)
-        mine_ = [s for s in spent if model and s.kind == "chat" and s.model == model.model]
-        calls = sum(s.calls for s in mine_)
-        limit = int(model.sampling.get("max_tokens", _ANSWER)) if model else _ANSWER
-        means[role] = sum(s.tokens_out for s in mine_) // calls if calls else min(limit, 5 if role == "judge" else _ANSWER)
-    return means
-
-
+@cache
 def _instruction() -> int:
-    """Tokens of the teacher's instruction alone."""
-    from promptimal_trainer.sources import Question
-
+    """Tokens of what the teacher is told, without prompts and answers."""
     record = Record(Question("", "open", ""), original=Attempt("", 0.0))
-    return sum(len(message["content"]) for message in instructions.propose(record)) // 4
+    return most_tokens_of(instructions.refine(record, (Attempt("", 0.1), Attempt("", 0.0))))
+
+
+def _longest(recipe: Recipe, role: str) -> int:
+    """Tokens of a role's answer, at most."""
+    model = getattr(recipe, role)
+    return (model and model.most_tokens) or ASSUMED

@@ -44,6 +44,12 @@ class Model:
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
     @property
+    def most_tokens(self) -> int:
+        """Tokens of an answer at most, as the sampling says; 0 where it does not."""
+        given = (self.sampling.get(name) for name in ("max_tokens", "max_completion_tokens"))
+        return max((number for number in given if isinstance(number, int) and number > 0), default=0)
+
+    @property
     def key(self) -> str:
         """The key from the environment. A server on one's own machine mostly wants none, but the client insists on one."""
         return os.environ.get(self.key_env) or "none"
@@ -111,6 +117,8 @@ def check_sense(recipe: Recipe, path: Path) -> None:
             raise BadRecipe(f"{path}: [{role}] base_url must begin with http:// or https://, as in http://localhost:8080/v1")
         if model and (reserved := {"model", "messages", "seed", "n", "stream"} & set(model.sampling)):
             raise BadRecipe(f"{path}: [{role}] sampling must not set {min(reserved)}: that is the pipeline's business")
+        if model and (recipe.budget_tokens or (recipe.budget_cost and model.price_out)) and not model.most_tokens:
+            raise BadRecipe(f"{path}: [{role}] sampling must set max_tokens: without it no call is sure to stay within the budget")
     if recipe.budget_cost and not any((m := getattr(recipe, role)) and (m.price_in or m.price_out) for role in ROLES):
         raise BadRecipe(f"{path}: budget_cost needs prices: give price_in and price_out of the models that cost something")
 

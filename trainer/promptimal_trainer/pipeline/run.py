@@ -76,7 +76,11 @@ async def run_stage(
     read = source(stage, recipe, out)
     total = sum(1 for _ in read())  # also finds what cannot be read before anything is paid
     work = Work(stage.name, recipe, store, sender, made_here=made_here)
-    outcome = await drive(stage.name, stage.one, read(), total, out / stage.writes, work, store, brake)
+    try:
+        outcome = await drive(stage.name, stage.one, read(), total, out / stage.writes, work, store, brake)
+    except OSError:  # on a full disk the other files fail as well; what the store said of it tells more
+        brake.check()
+        raise
     if stage.name == "mine" and not outcome.postponed:
         kept = mine.keep_hard(out / stage.writes, out / "hard.jsonl", recipe)
         print(f"mine: {kept} of {outcome.written} questions kept in {out / 'hard.jsonl'}", file=sys.stderr)
@@ -93,14 +97,14 @@ async def touched(recipe: Recipe, out: Path, store: Store) -> set[bytes]:
     store.touched = set()
     for stage in STAGES:
         if not stage.reads or (out / stage.reads).exists():
-            work = Work(stage.name, recipe, store, _Nobody(), made_here=False)
+            work = Work(stage.name, recipe, store, Nobody(), made_here=False)
             for record in source(stage, recipe, out)():
                 with contextlib.suppress(Postponed):
                     await stage.one(record, work)
     return store.touched
 
 
-class _Nobody:
+class Nobody:
     """Sends nothing."""
 
     async def send(self, *_: object) -> NoReturn:

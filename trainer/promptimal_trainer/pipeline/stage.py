@@ -48,10 +48,18 @@ async def drive(name: str, one: One, source: Iterable[Record], total: int, out: 
     failures = out.with_suffix(".failed.jsonl")
     bar = tqdm(total=total, desc=name, unit="rec", file=sys.stderr, mininterval=0.5)
     meter = Meter(name, store)
+
+    async def stopping(record: Record) -> Record:
+        try:
+            return await one(record, work)
+        except Stop as error:  # not all come by the brake: a full disk, a sandbox that does not work
+            brake.pull(error)
+            raise
+
     try:
         with whole(out) as file, whole(failures) as bad:
             going = takewhile(lambda _: brake.reason is None, source)
-            async for record, result in in_order(going, lambda r: one(r, work), 2 * work.recipe.concurrency):
+            async for record, result in in_order(going, stopping, 2 * work.recipe.concurrency):
                 bar.update()
                 if isinstance(result, Record):
                     file.write(records.line(result))

@@ -10,10 +10,12 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from promptimal_trainer.errors import TrainError
+from promptimal_trainer.pipeline.calls import Stop
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -75,7 +77,7 @@ class Store:
         return None if row is None else json.loads(row[0])
 
     def put(self, key: str, answer: Any, spent: Spent) -> None:
-        """Keep an answer and count what it took, both or neither."""
+        """Keep an answer and count what it took, both or neither. Raises Stop where the disk is full."""
         with self._transaction():
             self._db.execute(
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
@@ -85,8 +87,9 @@ class Store:
             self._db.execute(_SPEND, spent._asdict())
 
     def spend(self, spent: Spent) -> None:
-        """Count what an unusable answer took."""
-        self._db.execute(_SPEND, spent._asdict())
+        """Count what an unusable answer took. Raises Stop where the disk is full."""
+        with self._transaction():
+            self._db.execute(_SPEND, spent._asdict())
 
     def spent(self) -> list[Spent]:
         """All that was ever spent, by stage, kind and model."""
@@ -135,21 +138,15 @@ class Store:
         if self._lock is not None:
             self._lock.close()
 
-    def _transaction(self) -> "_Transaction":
-        return _Transaction(self._db)
-
-
-class _Transaction:
-    """All or nothing; takes the write lock at once."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing; takes the write lock at once. Raises Stop where the file cannot be written."""
+        try:
+            with self._db:  # which knows that on a full disk SQLite itself has rolled back
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+        except sqlite3.Error as error:
+            raise Stop(f"{self.path}: cannot be written: {error}; make room, and the same command goes on from what is stored") from error
 
 
 def _hold(path: Path) -> sqlite3.Connection:

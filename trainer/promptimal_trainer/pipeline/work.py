@@ -5,12 +5,10 @@ Who makes a chat answer is the sender's business: `Live` calls the server; `batc
 
 import asyncio
 import os
-import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from functools import cache
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from promptimal_trainer.pipeline.calls import Brake, Budget, Failed, Reply, Server, Stop, tokens_of
+from promptimal_trainer.pipeline.calls import Brake, Budget, Failed, Garbage, Reply, Server, Stop, most_tokens_of, parse, tokens_of
 from promptimal_trainer.pipeline.instructions import READERS, Messages
 from promptimal_trainer.pipeline.recipe import Model, Recipe
 from promptimal_trainer.pipeline.store import Spent, Store, key_of
@@ -53,25 +51,26 @@ class Live:
         if server is None:
             server = self._servers[place] = Server(model, self._recipe.concurrency, self._brake)
         most = _most(model, body)
-        taken = (0.0, 0.0)
 
-        def count(tokens_in: int, tokens_out: int) -> None:
-            nonlocal taken
-            taken = taken[0] + tokens_in + tokens_out, taken[1] + model.cost(tokens_in, tokens_out)
+        async def once() -> Reply:
+            """One try: the budget is asked before each, for an unreadable reply is paid as well."""
+            taken = 0, 0
+            await self._budget.take(most)
+            try:
+                self._brake.check()  # it may have waited for the budget
+                reply = parse(await server.send(model, body), model, READERS[role])
+                if not reply.tokens_in:  # a server that does not tell
+                    reply = reply._replace(tokens_in=sum(tokens_of(message["content"]) for message in body["messages"]))
+                taken = reply.tokens_in, reply.tokens_out
+                return reply
+            except Garbage as error:
+                taken = error.tokens
+                self._store.spend(Spent(stage, "chat", model.model, 1, *taken, model.cost(*taken)))
+                raise
+            finally:
+                await self._budget.settle(most, (sum(taken), model.cost(*taken)))
 
-        def waste(tokens_in: int, tokens_out: int) -> None:
-            count(tokens_in, tokens_out)
-            self._store.spend(Spent(stage, "chat", model.model, 1, tokens_in, tokens_out, model.cost(tokens_in, tokens_out)))
-
-        await self._budget.take(most)
-        try:
-            reply = await server.ask(model, body, READERS[role], waste)
-            if not reply.tokens_in:  # a server that does not tell
-                reply = reply._replace(tokens_in=sum(tokens_of(message["content"]) for message in body["messages"]))
-            count(reply.tokens_in, reply.tokens_out)
-            return reply
-        finally:
-            await self._budget.settle(most, taken)
+        return await server.ask(once)
 
     async def close(self) -> None:
         for server in self._servers.values():
@@ -172,23 +171,19 @@ def spent_on(reply: Reply, model: Model, stage: str) -> Spent:
     return Spent(stage, "chat", model.model, 1, reply.tokens_in, reply.tokens_out, model.cost(reply.tokens_in, reply.tokens_out))
 
 
-@cache
 def _try_sandbox() -> None:
-    """Say once what the sandbox cannot do here; where it does nothing, every program would count as wrong."""
-    from promptimal_trainer.sandbox import run_tests, weaknesses
+    from promptimal_trainer.sandbox import NoSandbox, try_out
 
-    outcome = run_tests("def one():\n    return 1\n", "assert one() == 1\n", "one")
-    if not outcome.passed:
-        raise Stop(f"the sandbox for code does not work here: {outcome.why}; leave out the sources with code")
-    for weakness in weaknesses():
-        print(f"promptimal-train: sandbox: {weakness}", file=sys.stderr)
+    try:
+        try_out()
+    except NoSandbox as error:
+        raise Stop(f"{error}; leave out the sources with code") from error
 
 
 def _most(model: Model, body: dict[str, Any]) -> tuple[float, float]:
     """Tokens and money that a request takes at most, by a careful guess of its own length."""
-    tokens_in = sum(len(message["content"]) // 3 + 10 for message in body["messages"])
-    tokens_out = int(body.get("max_tokens") or body.get("max_completion_tokens") or 1000)
-    return float(tokens_in + tokens_out), model.cost(tokens_in, tokens_out)
+    tokens_in = most_tokens_of(body["messages"])
+    return tokens_in + model.most_tokens, model.cost(tokens_in, model.most_tokens)
 
 
 def _reward_model(name: str) -> Any:
