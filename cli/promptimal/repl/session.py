@@ -193,6 +193,10 @@ class Session:
         self._message = text
         self.app.invalidate()
 
+    def add(self, text: str) -> None:
+        """A message that nobody waits for, below the one that stands there: an answer to a command is not to be written over."""
+        self.say(f"{self._message}\n{text}".lstrip("\n"))
+
     def show(self, text: StyleAndTextTuples) -> None:
         """Print above the line, to stay; in order, as soon as the terminal has told where its cursor is."""
         self._printing = self.app.create_background_task(self._print(text, self._printing))
@@ -364,7 +368,7 @@ class Session:
             try:
                 await self.worker.load(Choice(settings.api_base, settings.model), loading)
             except NotReady as error:
-                self.say(f"the model cannot be used: {error}")
+                self.add(f"the model cannot be used: {error}")
             else:
                 self.settings = replace(self.settings, model=settings.model, api_base=settings.api_base)
                 then()
@@ -377,7 +381,7 @@ class Session:
         """Remember a prompt; say once where that cannot be done."""
         self.history.keep(prompt)
         if self.history.fault:
-            self.say(self.history.fault)
+            self.add(self.history.fault)
             self.history.fault, self.history.file = "", None
 
     def _put_away(self) -> None:
