@@ -21,9 +21,17 @@ PROMPT = "why do cats purr when they are not happy"
 
 SCRIPT = """
 import sys
+import llama_cpp.llama_cpp as low
 from llama_cpp import Llama
+made = low.llama_model_default_params
+def params():  # as our engine has it: repacked for AMX, llama.cpp crashes where a virtual machine names AMX and does not allow it
+    result = made()
+    result.use_extra_bufts = False
+    return result
+low.llama_model_default_params = params
 llm = Llama(sys.argv[1], n_ctx=1024, verbose=False)
-for part in llm.create_chat_completion([{"role": "user", "content": sys.stdin.read()}], max_tokens=45, temperature=0, stream=True):
+ban = {llm.token_eos(): -100.0}  # 45 tokens, wherever the model would end
+for part in llm.create_chat_completion([{"role": "user", "content": sys.stdin.read()}], max_tokens=45, temperature=0, logit_bias=ban, stream=True):
     print(part["choices"][0]["delta"].get("content", ""), end="", flush=True)
 """
 
@@ -37,7 +45,7 @@ def main(runs: int) -> None:
         "plain llama-cpp-python script, 45 tokens": [sys.executable, "-c", SCRIPT, str(model)],
     }
     if shutil.which("llama-completion"):
-        systems["llama-completion, 45 tokens"] = ["llama-completion", "-m", str(model), "-no-cnv", "-n", "45", "--temp", "0", "-p", PROMPT]
+        systems["llama-completion, 45 tokens"] = ["llama-completion", "-m", str(model), "-no-cnv", "-n", "45", "--ignore-eos", "--no-repack", "--temp", "0", "-p", PROMPT]  # fmt: skip
     if (here / "llm").exists():
         systems["llm -m SmolLM2"] = [str(here / "llm"), "-m", "SmolLM2"]
     results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in systems}

@@ -18,7 +18,7 @@ from promptimal_trainer.held_out import scores, summary
 def main(path: Path, most: int | None) -> None:
     """Print the summary as JSON."""
     held = [p for p in pairs.read(pairs.DEFAULT) if pairs.is_held_out(p.prompt, 0.05)][:most]
-    print(json.dumps(summary(scores(Engine(path, width=1, slots=8), chat.CHATML, read_bank(read_header(path)), held))))
+    print(json.dumps(summary(scores(Engine(path, width=1, states=True), chat.CHATML, read_bank(read_header(path)), held))))
 
 
 if __name__ == "__main__":

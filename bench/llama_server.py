@@ -10,13 +10,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+# The server with its weights as they stand in the file, as our engine has them: it has no option for it, and repacked for AMX llama.cpp crashes where a
+# virtual machine's processor names AMX and its kernel does not allow it.
+_SERVER = """
+import runpy
+import llama_cpp.llama_cpp as llama
+
+made = llama.llama_model_default_params
+
+def params():
+    result = made()
+    result.use_extra_bufts = False
+    return result
+
+llama.llama_model_default_params = params
+runpy.run_module("llama_cpp.server", run_name="__main__", alter_sys=True)
+"""
+
+
 @contextlib.contextmanager
 def serve(model: Path, *options: str) -> Iterator[str]:
     """Serve a model on a free port of this machine while the block lasts: `with serve(model, "--n_ctx", "1024") as address:`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--port", str(port), *options]
+    command = [sys.executable, "-c", _SERVER, "--model", str(model), "--port", str(port), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}/v1"
     try:

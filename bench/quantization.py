@@ -67,7 +67,7 @@ def _measure(path: Path) -> str:
 
 def _measured(path: Path) -> None:
     held = [p for p in pairs.read(pairs.DEFAULT) if pairs.is_held_out(p.prompt, 0.05)]
-    found = summary(scores(Engine(path, width=1, slots=8), chat.CHATML, read_bank(read_header(path)), held))
+    found = summary(scores(Engine(path, width=1, states=True), chat.CHATML, read_bank(read_header(path)), held))
     rewriter = models.load(models.Choice(name=str(path)), print)
     times = []
     for i in range(24):

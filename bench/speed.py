@@ -3,6 +3,7 @@
 python bench/speed.py [runs] > bench/speed.md
 
 llama.cpp's tools (llama-completion, llama-bench, llama-batched-bench) are looked for on PATH; bench/README.md says how to build them.
+They read the weights as they stand in the file, as the engine does: repacked for AMX they crash where a virtual machine names AMX and does not allow it.
 """
 
 import json
@@ -47,7 +48,7 @@ def _cold(model: Path, runs: int) -> Generator[str]:
         yield f"| cold, one prompt | {statistics.median(_wall(ours) for _ in range(runs)):.2f} s | llama-completion is not installed | |"
         yield f"| warm, one prompt | {warm:.2f} s | llama-completion is not installed | |"
         return
-    theirs = [tool, "-m", str(model), "-no-cnv", "-n", str(TOKENS), "--temp", "0", "-t", str(threads()), "-p", PROMPT]
+    theirs = [tool, "-m", str(model), "-no-cnv", "-n", str(TOKENS), "--ignore-eos", "--temp", "0", "-t", str(threads()), "--no-repack", "-p", PROMPT]  # fmt: skip
     pairs = [(_wall(ours), _wall(theirs), _load_time(theirs)) for _ in range(runs + 1)][1:]
     mine, its, loading = (statistics.median(column) for column in zip(*pairs, strict=True))
     yield f"| cold, one prompt | {mine:.2f} s | llama-completion, {TOKENS} tokens: {its:.2f} s | {mine / its:.2f} × |"
@@ -74,7 +75,7 @@ def _decoding(model: Path, runs: int) -> Generator[str]:
     if not tool:
         yield f"| decoding, one stream | {ours:.0f} tokens/s | llama-bench is not installed | |"
         return
-    command = [tool, "-m", str(model), "-p", "0", "-n", "64", "-t", str(threads()), "-r", str(runs), "-o", "json"]
+    command = [tool, "-m", str(model), "-p", "0", "-n", "64", "-t", str(threads()), "-r", str(runs), "--repack", "0", "-o", "json"]
     theirs = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)[0]["avg_ts"]
     yield f"| decoding, one stream | {ours:.0f} tokens/s | llama-bench: {theirs:.0f} tokens/s | {ours / theirs:.2f} × |"
 
@@ -99,7 +100,7 @@ def _many(model: Path) -> Generator[str]:
         yield f"| the same, in tokens read | {read / all_:.0f} tokens/s | llama-batched-bench is not installed | |"
         return
     size = read // MANY
-    command = [tool, "-m", str(model), "-c", "4096", "-b", "512", "-ub", "512", "-npp", str(size), "-ntg", "8", "-npl", "16", "-t", str(threads())]  # fmt: skip
+    command = [tool, "-m", str(model), "-c", "4096", "-b", "512", "-ub", "512", "-npp", str(size), "-ntg", "8", "-npl", "16", "-t", str(threads()), "--no-repack"]  # fmt: skip
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     row = re.findall(r"^\|\s*" + r"\s*\|\s*".join([str(size), "8", "16"]) + r"\s*\|(.*)\|", printed, re.M)[0].split("|")
     theirs = float(row[2])

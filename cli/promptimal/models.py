@@ -80,7 +80,7 @@ def _rewriter(model: "Model", many: bool, seed: int | None, engines: contextlib.
         from promptimal_convert.gguf_file import BadGGUF
 
         # A prompt is read in one short batch, over which processors spend their time waiting for each other: of many prompts, each has one of its own.
-        one = partial(made, width=Chooser.width, context=Chooser.context)
+        one = partial(made, width=Chooser.width, context=Chooser.context, states=True)
         engine = one(processors=1 if many else None)
         others = [one(processors=1, beside=engine) for _ in range(threads() - 1)] if many else []
         try:  # now, for NumPy has been imported while the model was loaded

@@ -65,7 +65,7 @@ def test_the_converted_adapter_scores_as_the_trained_one(trained, few_pairs, tmp
     )
     held = [p for p in pairs.read(few_pairs) if pairs.is_held_out(p.prompt, 0.3)]
     bank = read_bank(read_header(tmp_path / "m.gguf"))
-    found = summary(scores(Engine(tmp_path / "m.gguf", width=1), chat.CHATML, bank, held))
+    found = summary(scores(Engine(tmp_path / "m.gguf", width=1, states=True), chat.CHATML, bank, held))
     card = json.loads((trained / "card.json").read_text())
     assert len(bank.sentences) == card["asks"]
     assert found["words"] == pytest.approx(card["held_out"][-1]["words"], abs=0.03)

@@ -73,7 +73,7 @@ def test_from_training_to_a_rewrite(llama2, few_pairs, finetune, recipe, tmp_pat
     assert subprocess.run(command, capture_output=True).returncode == 0
     bank = read_bank(read_header(model))
     held = [p for p in pairs.read(few_pairs) if pairs.is_held_out(p.prompt, 0.3)]
-    found = summary(scores(Engine(model, width=1), chat.TEMPLATES["llama2"], bank, held))
+    found = summary(scores(Engine(model, width=1, states=True), chat.TEMPLATES["llama2"], bank, held))
     assert found["words"] == pytest.approx(run.scores[-1].words, abs=0.03)
     assert len(bank.sentences) == json.loads((tmp_path / "run" / "card.json").read_text())["asks"]
     done = subprocess.run([BIN / "promptimal", "--model", model, "why do cats purr"], capture_output=True, stdin=subprocess.DEVNULL)

@@ -143,7 +143,7 @@ def _held_out(model: Path, run: Path, data: Path) -> dict[str, Any]:
     held = [p for p in pairs.read(data) if pairs.is_held_out(p.prompt, card.get("recipe", {}).get("held_out", 0.05))]
     if not held:
         raise pairs.BadPairs(f"{data}: none of its pairs is held out")
-    engine = Engine(model, width=1, slots=4, context=1024)
+    engine = Engine(model, width=1, context=1024, states=True)
     try:
         bank = read_bank(found.asks) if found.asks else None
         scores = held_out.scores(engine, found.template, bank, tqdm(held, desc="held-out pairs", unit="pair", file=sys.stderr))
