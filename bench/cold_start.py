@@ -50,9 +50,12 @@ def main(runs: int) -> None:
         systems["llm -m SmolLM2"] = [str(here / "llm"), "-m", "SmolLM2"]
     results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in systems}
     for run in range(runs + 1):
-        for name, command in systems.items():
+        for name, command in list(systems.items()):
             figures = _run(command)
-            if run:  # the first round warms the page cache
+            if figures is None:
+                print(f"left out, for it failed: {name}", file=sys.stderr)
+                del systems[name], results[name]
+            elif run:  # the first round warms the page cache
                 results[name].append(figures)
     print(f"{machine()}, {runs} runs in turn, medians\n\n| system | wall | first byte | peak memory |\n| --- | --- | --- | --- |")
     for name, rows in results.items():
@@ -60,8 +63,8 @@ def main(runs: int) -> None:
         print(f"| {name} | {wall:.2f} s | {first:.2f} s | {memory / 1e6:.0f} MB |")
 
 
-def _run(command: list[str]) -> tuple[float, float, float]:
-    """Seconds to the end, seconds to the first byte, and peak bytes, of one run."""
+def _run(command: list[str]) -> tuple[float, float, float] | None:
+    """Seconds to the end, seconds to the first byte, and peak bytes, of one run; None where it failed."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin and process.stdout
@@ -74,7 +77,7 @@ def _run(command: list[str]) -> tuple[float, float, float]:
     wall = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"{command[0]} failed with exit code {process.returncode}")
+        return None
     return wall, first, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
