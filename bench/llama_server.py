@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-
 # The server with its weights as they stand in the file, as our engine has them: it has no option for it, and repacked for AMX llama.cpp crashes where a
 # virtual machine's processor names AMX and its kernel does not allow it.
 _SERVER = """
