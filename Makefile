@@ -28,14 +28,13 @@ bench: .venv/develop
 	$(BIN)/python bench/quantization.py
 	$(BIN)/python bench/repl.py
 
-# The default model from the data: two runs of about an hour each on two cores. Ends with the held-out scores, to be compared with the card's.
+# The default model from the data: about an hour on two cores. Ends with the held-out scores, to be compared with the card's.
 DATA := trainer/promptimal_trainer/data
 SHEETS := $(addprefix trainer/sheets/,second third fourth fifth)
 model: .venv/develop
 	$(BIN)/promptimal-train check --against $(DATA)/development.jsonl --against $(DATA)/evaluation.jsonl
 	$(BIN)/promptimal-train finetune --recipe smollm2-135m --out runs/default
-	$(BIN)/promptimal-train finetune --recipe bench/second_run.toml --out runs/second
-	$(BIN)/python bench/install_adapter.py runs/default runs/second $(SHEETS)
+	$(BIN)/python bench/install_adapter.py runs/default $(SHEETS)
 
 .venv/promptimal: pyproject.toml
 	$(PYTHON) -m venv .venv

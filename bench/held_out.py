@@ -15,11 +15,11 @@ from promptimal_trainer import pairs
 from promptimal_trainer.held_out import scores, summary
 
 
-def held_out(path: Path, most: int | None = None) -> dict[str, float]:
-    """`words` and `first_helps` of a model file on the default pairs, of which 5% are held out."""
+def main(path: Path, most: int | None) -> None:
+    """Print the summary as JSON."""
     held = [p for p in pairs.read(pairs.DEFAULT) if pairs.is_held_out(p.prompt, 0.05)][:most]
-    return summary(scores(Engine(path, width=1, states=True), chat.CHATML, read_bank(read_header(path)), held))
+    print(json.dumps(summary(scores(Engine(path, width=1, states=True), chat.CHATML, read_bank(read_header(path)), held))))
 
 
 if __name__ == "__main__":
-    print(json.dumps(held_out(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)))
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -70,7 +70,7 @@ def convert(adapter: Path, base: Path, out: Path) -> int:
     tensors = []
     for name, delta in sorted(read.deltas.items()):
         target, left = _place(name, delta, header)
-        tensors += [half(f"{target}.lora_a", delta.right()), half(f"{target}.lora_b", left)]
+        tensors += [_tensor(f"{target}.lora_a", delta.right()), _tensor(f"{target}.lora_b", left)]
     entries = [
         entry("general.architecture", kind),
         entry("general.type", "adapter"),
@@ -189,8 +189,7 @@ def _place(name: str, delta: Delta, base: Header) -> tuple[str, np.ndarray]:
     return target, left
 
 
-def half(name: str, array: np.ndarray) -> NewTensor:
-    """A matrix of an adapter as a tensor of a GGUF file."""
+def _tensor(name: str, array: np.ndarray) -> NewTensor:
     # float16: half the size, and finer than any type that the merged model is quantized to.
-    stored = np.ascontiguousarray(array, dtype=np.float16)
-    return NewTensor(name, tuple(reversed(array.shape)), 1, stored.tobytes)
+    half = np.ascontiguousarray(array, dtype=np.float16)
+    return NewTensor(name, tuple(reversed(array.shape)), 1, half.tobytes)
