@@ -158,8 +158,8 @@ class Engine:
                 # share a long instruction take three fifths of the time (bench/README.md).
                 settings.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
             settings.no_perf = True
-            if states:
-                self._states = _States(llama, self.hidden)
+            self._states = _States(llama, self.hidden) if states else None
+            if self._states:
                 settings.cb_eval = self._states.callback
             self._context = llama.llama_init_from_model(self._model, settings)
             if not self._context:
@@ -289,6 +289,7 @@ class Engine:
         for entry in active:
             for rows, feed in zip(entry.rows, entry.feeds, strict=True):
                 if feed.state:
+                    assert self._states, "an engine made without states has none to give"
                     rows.append(self._states.take(self.path))
 
     def _decode(self, wanted: list["_Wanted"]) -> None:
@@ -302,7 +303,8 @@ class Engine:
                 batch.seq_id[i][0] = sequence
                 batch.logits[i] = output
             batch.n_tokens = len(part)
-            status = self._lib.llama_decode(self._context, batch)
+            with _raising_after() if self._states else contextlib.nullcontext():
+                status = self._lib.llama_decode(self._context, batch)
             if status:
                 raise BadModel(f"llama.cpp could not evaluate a batch (status {status}): the prompt may be too long")
             for i, todo in enumerate(part):
@@ -363,6 +365,22 @@ class _States:
             raise BadModel(f"{path}: llama.cpp does not show what this model's output layer reads")
         self._fresh = False
         return np.array(self._row, dtype=np.float32)
+
+
+@contextlib.contextmanager
+def _raising_after() -> Iterator[None]:
+    """What a signal's handler raises while C calls back gets no further than the callback: raise it after the block, so that Ctrl-C is not lost."""
+    if threading.current_thread() is not threading.main_thread():  # the one that handlers run in
+        yield
+        return
+    lost: list[BaseException] = []
+    before, sys.unraisablehook = sys.unraisablehook, lambda told: lost.append(told.exc_value or KeyboardInterrupt())
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+    if lost:
+        raise lost[0]
 
 
 def log_probability(logits: Any, token: int) -> float:

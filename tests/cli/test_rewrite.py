@@ -1,5 +1,6 @@
 """Rewrites on the real model keep what was given and choose what a person wrote."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,27 @@ def test_a_prompt_that_cannot_be_read_leaves_the_rewriter_usable(rewriter):
     with pytest.raises(UnicodeEncodeError):
         rewriter.rewrite("prices at the caf\udce9 in town")  # half a character, as a terminal may send it
     assert rewriter.rewrite("why is rain wet")[0].text.startswith("Why is rain wet?")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer signals on this system")
+def test_an_interrupt_while_the_model_reads_is_not_lost(rewriter):
+    """It arrives where llama.cpp calls back into Python, which drops what a callback raises."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    prompt = "Explain " + "the many ways in which a river may change its course over the years " * 12
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(8):
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 0.005 + 0.01 * number)
+                for _ in range(100):
+                    rewriter.rewrite(prompt)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert rewriter.rewrite("why do cats purr")[0].asks
 
 
 def test_what_the_terminal_is_shown_first_begins_every_rewrite(rewriter):
