@@ -464,7 +464,8 @@ def _quiet(llama: Any) -> Iterator[None]:
     callback = llama.llama_log_callback(lambda level, text, data: None)
     llama.llama_log_set(callback, None)
     _KEEP_ALIVE.append(callback)
-    yield
+    with _raising_after():
+        yield
 
 
 _KEEP_ALIVE: list[Any] = []

@@ -93,7 +93,11 @@ class Runner:
 
     def __init__(self, path: Path, adapter: Path | None = None) -> None:
         self._llama = library = llama()
-        self._model = library.llama_model_load_from_file(os.fsencode(path), library.llama_model_default_params())
+        parameters = library.llama_model_default_params()
+        # Weights as they stand in the file. For AMX llama.cpp packs them anew, and crashes where a virtual machine's processor names it and its
+        # kernel does not allow it.
+        parameters.use_extra_bufts = False
+        self._model = library.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self._model:
             raise BadGGUF(f"llama.cpp cannot load {path}")
         self._vocab = library.llama_model_get_vocab(self._model)
