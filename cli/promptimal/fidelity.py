@@ -135,12 +135,32 @@ def check_asks(asks: str, request: str) -> list[str]:
         faults.append("asks that are no whole sentences")
     sentences = re.split(r"(?<=[.!]) +", asks)
     faults += [f"no demand but a statement: {s[:40]}" for s in sentences if not demands(s)]
+    faults += [f"demands what the request rules out: {word}" for word in ruled_out(asks, request)]
     known = request.lower()
     for item in items(asks):
         allowed = item.kind == "number" and item.form in ("1", "2", "3")
         if item.kind in ("link", "number", "name", "code", "quotation") and not allowed and item.text.lower() not in known:
             faults.append(f"new {item.kind}: {item.text}")
     return faults
+
+
+_FEATURE = (
+    r"(?:examples?|titles?|humou?r|jokes?|funny|subject lines?|placeholders?|tables?|steps?|analog(?:y|ies)|metaphors?|(?:both )?sides|call to action|caveats?|disclaimers?"
+    r"|endings?|sources?|recaps?|summar(?:y|ies)|comments?|jargon|formulas?|diagrams?|quotes?|advice|theory|history|background|emojis?|hashtags?|statistics"
+    r"|alternatives?|options?|rhym(?:es?|ing)|dialogue|moral|twist|conclusion|comparisons?|pros and cons|template)"
+)
+_WITHOUT = re.compile(
+    r"\b(?:no|without(?: an?| any| the)?|avoid(?: any)?|skip(?: the)?|hates?|not (?:just )?(?:an?|the|any)"
+    r"|(?:don['’]?t|do not|never) (?:want|need|give|use|include|mention|write|add|tell|show|make)(?: me| it| us)?(?: an?| any| the)?)"
+    rf"(?: [\w'’-]+){{0,2}}? (?P<feature>{_FEATURE})\b",
+    re.I,
+)
+
+
+def ruled_out(asks: str, request: str) -> list[str]:
+    """The features of an answer ("example", "table") that a request will have none of, and asks demand all the same."""
+    unwanted = {stem(word): word for match in _WITHOUT.finditer(request) for word in match["feature"].split()}
+    return [word for form, word in unwanted.items() if form in {item.form for item in items(asks) if item.kind == "word"}]
 
 
 def demands(sentence: str) -> bool:

@@ -194,8 +194,8 @@ class Chooser(Rewriter):
     def _choices(self, state: Any, view: str) -> list[_Choice]:
         """The surest asks, best first; with a seed, in an order drawn by their odds."""
         sure = self.bank.rate(state)
-        order = (-sure).argsort()[: 2 * SHORTLIST]
-        choices = [_Choice(self.bank.sentences[i], float(sure[i])) for i in order if not is_redundant(self.bank.sentences[i], view)]
+        surest = [_Choice(self.bank.sentences[i], float(sure[i])) for i in (-sure).argsort()[: 2 * SHORTLIST]]
+        choices = [c for c in surest if not is_redundant(c.ask, view) and not fidelity.ruled_out(c.ask, view)]
         return choices[:SHORTLIST] if self.seed is None else self._drawn(choices[:SHORTLIST])
 
     def _own_words(self, sequence: int, row: Any, size: int) -> Generator[list[Feed], Any, str]:

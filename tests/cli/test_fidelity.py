@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from promptimal.fidelity import check, check_asks
+from promptimal.fidelity import check, check_asks, ruled_out
 
 
 def faults(request: str, rewrite: str, **options: bool) -> list[str]:
@@ -13,7 +13,7 @@ def faults(request: str, rewrite: str, **options: bool) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("request_", "rewrite", "fault"),
+    ("request_text", "rewrite", "fault"),
     [
         ("Thirteen of twenty boxes", "Five of twenty boxes", "missing number: Thirteen"),
         ("Thirteen of twenty boxes", "Five of thirteen of twenty boxes", "new number: Five"),
@@ -30,12 +30,12 @@ def faults(request: str, rewrite: str, **options: bool) -> list[str]:
         ("make soup without onions", "make soup with onions", "missing negation: without"),
     ],
 )
-def test_a_loss_or_an_invention_is_named(request_: str, rewrite: str, fault: str) -> None:
-    assert fault in faults(request_, rewrite)
+def test_a_loss_or_an_invention_is_named(request_text: str, rewrite: str, fault: str) -> None:
+    assert fault in faults(request_text, rewrite)
 
 
 @pytest.mark.parametrize(
-    ("request_", "rewrite"),
+    ("request_text", "rewrite"),
     [
         ("who invented the telephone", "Who invented the telephone? Give the answer first, then a little context."),
         ("python sort dict by value", "Show how to sort a dict by value in Python."),
@@ -46,8 +46,8 @@ def test_a_loss_or_an_invention_is_named(request_: str, rewrite: str, fault: str
         ("dont use numpy pls", "Don't use NumPy."),
     ],
 )
-def test_a_faithful_rewrite_has_no_fault(request_: str, rewrite: str) -> None:
-    assert faults(request_, rewrite) == []
+def test_a_faithful_rewrite_has_no_fault(request_text: str, rewrite: str) -> None:
+    assert faults(request_text, rewrite) == []
 
 
 def test_only_a_misspelled_word_may_be_mended() -> None:
@@ -70,7 +70,7 @@ def test_a_fault_says_where_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "own"),
+    ("request_text", "own"),
     [
         ("how to unclog a sink", "How do I unclog a sink?"),
         ("sort a list python", "Show how to sort a list in Python."),
@@ -79,12 +79,12 @@ def test_a_fault_says_where_it_is() -> None:
         ("whats a black swan event", "What's a black swan event?"),
     ],
 )
-def test_own_words_are_the_request_mended_word_for_word(request_: str, own: str) -> None:
-    assert faults(request_, own, own_words=True) == []
+def test_own_words_are_the_request_textmended_word_for_word(request_text: str, own: str) -> None:
+    assert faults(request_text, own, own_words=True) == []
 
 
 @pytest.mark.parametrize(
-    ("request_", "own"),
+    ("request_text", "own"),
     [
         ("poem about my cat biscuit who sleeps in the sink", "Write a poem about my cat's biscuit. Who sleeps in the sink?"),
         ("ex wont sign the form, what now", "I won't sign the form. What now?"),
@@ -102,8 +102,8 @@ def test_own_words_are_the_request_mended_word_for_word(request_: str, own: str)
         ("how to get over my ex", "How do I get over my example?"),
     ],
 )
-def test_own_words_that_turn_the_request_round_are_refused(request_: str, own: str) -> None:
-    assert faults(request_, own, own_words=True) != []
+def test_own_words_that_turn_the_request_textround_are_refused(request_text: str, own: str) -> None:
+    assert faults(request_text, own, own_words=True) != []
 
 
 @pytest.mark.parametrize(
@@ -129,3 +129,29 @@ def test_every_prompt_is_faithful_to_itself() -> None:
     for line in (Path(__file__).parents[2] / "trainer/promptimal_trainer/data/evaluation.jsonl").read_text().splitlines():
         prompt = json.loads(line)["prompt"]
         assert not check(prompt, prompt), prompt
+
+
+@pytest.mark.parametrize(
+    ("request_text", "ask", "word"),
+    [
+        ("Define osmosis, no examples.", "Explain how it works with a concrete example.", "examples"),
+        ("which laptop? not a table, i read it on my phone", "Compare them point by point in a table.", "table"),
+        ("A bedtime story for a child who hates happy endings", "Use musical words and a comforting ending.", "endings"),
+        ("Don't give me any advice on my marriage, just listen", "End with one piece of advice.", "advice"),
+    ],
+)
+def test_an_ask_for_what_the_request_textrules_out_is_named(request_text, ask, word):
+    assert ruled_out(ask, request_text) == [word]
+    assert f"demands what the request rules out: {word}" in check_asks(ask, request_text)
+
+
+@pytest.mark.parametrize(
+    ("request_text", "ask"),
+    [
+        ("Explain osmosis with examples.", "Explain how it works with a concrete example."),
+        ("There are no examples of this in English, or are there?", "Say where the word comes from."),
+        ("My table has no legs. How do I mend it?", "Compare them point by point in a table."),
+    ],
+)
+def test_an_ask_for_something_else_is_not(request_text, ask):
+    assert not ruled_out(ask, request_text)

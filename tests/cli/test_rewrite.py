@@ -32,6 +32,12 @@ def test_the_asks_are_the_surest_of_the_bank(rewriter):
         assert [r.score for r in rewrites] == sorted((r.score for r in rewrites), reverse=True)
 
 
+def test_no_ask_demands_what_the_prompt_rules_out(rewriter):
+    plain, without = "Define osmosis and diffusion.", "Define osmosis and diffusion, no examples."
+    assert any("example" in r.text for r in rewriter.rewrite(plain, 5))
+    assert not any("example" in ask for r in rewriter.rewrite(without, 5) for ask in r.asks)
+
+
 def test_every_sequence_is_given_back(rewriter):
     free = len(rewriter.engine.free)
     for prompt in ("why do cats purr", "python sort dict", "¿Qué hora es?", "Plan a trip to Rome for my mother and me."):
