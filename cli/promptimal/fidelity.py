@@ -157,10 +157,22 @@ _WITHOUT = re.compile(
 )
 
 
+_ONE_SIDED = re.compile(
+    r"\b(?:no|not|without)\b[^.?!\n]{0,30}\b(?:both sides|balanced?)\b|\bwhere (?:i['’]?m|i am|am i) wrong\b|\b(?:convince|persuade) me\b"
+    r"|\bdevil['’]?s advocate\b|\bone[- ]sided\b|\bargue (?:for|against|that)\b|\bmake the case (?:for|against)\b"
+    r"|\byour own (?:judge?ment|opinion|view)\b|\bpick a side\b",
+    re.I,
+)
+_TWO_SIDED = re.compile(r"\bfor (?:both|and against)\b|\bthen (?:argue|make|convince|persuade)\b", re.I)
+_BOTH_SIDES = re.compile(r"\bboth sides\b|\beach (?:position|side)\b|\bother side\b", re.I)
+
+
 def ruled_out(asks: str, request: str) -> list[str]:
-    """The features of an answer ("example", "table") that a request will have none of, and asks demand all the same."""
+    """The features of an answer ("example", "table", "both sides") that a request will have none of, and asks demand all the same."""
     unwanted = {stem(word): word for match in _WITHOUT.finditer(request) for word in match["feature"].split()}
-    return [word for form, word in unwanted.items() if form in {item.form for item in items(asks) if item.kind == "word"}]
+    found = [word for form, word in unwanted.items() if form in {item.form for item in items(asks) if item.kind == "word"}]
+    one_sided = _BOTH_SIDES.search(asks) and _ONE_SIDED.search(request) and not _TWO_SIDED.search(request)
+    return [*found, "both sides"] if one_sided else found
 
 
 def demands(sentence: str) -> bool:

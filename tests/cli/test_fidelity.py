@@ -137,6 +137,7 @@ def test_every_prompt_is_faithful_to_itself() -> None:
         ("Define osmosis, no examples.", "Explain how it works with a concrete example.", "examples"),
         ("which laptop? not a table, i read it on my phone", "Compare them point by point in a table.", "table"),
         ("A bedtime story for a child who hates happy endings", "Use musical words and a comforting ending.", "endings"),
+        ("I think it's overreach. Tell me where I'm wrong.", "Give a reasoned view after weighing both sides.", "both sides"),
         ("Don't give me any advice on my marriage, just listen", "End with one piece of advice.", "advice"),
     ],
 )
@@ -150,6 +151,7 @@ def test_an_ask_for_what_the_request_textrules_out_is_named(request_text, ask, w
     [
         ("Explain osmosis with examples.", "Explain how it works with a concrete example."),
         ("There are no examples of this in English, or are there?", "Say where the word comes from."),
+        ("Argue for and against eating meat.", "Set out each position in terms its supporters would accept."),
         ("My table has no legs. How do I mend it?", "Compare them point by point in a table."),
     ],
 )
