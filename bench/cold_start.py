@@ -13,25 +13,19 @@ import sys
 import time
 from pathlib import Path
 
+from kept_weights import PRELUDE
 from machine import machine
 
 from promptimal import models
 
 PROMPT = "why do cats purr when they are not happy"
 
-SCRIPT = """
+SCRIPT = f"""{PRELUDE}
 import sys
-import llama_cpp.llama_cpp as low
 from llama_cpp import Llama
-made = low.llama_model_default_params
-def params():  # as our engine has it: repacked for AMX, llama.cpp crashes where a virtual machine names AMX and does not allow it
-    result = made()
-    result.use_extra_bufts = False
-    return result
-low.llama_model_default_params = params
 llm = Llama(sys.argv[1], n_ctx=1024, verbose=False)
-ban = {llm.token_eos(): -100.0}  # 45 tokens, wherever the model would end
-for part in llm.create_chat_completion([{"role": "user", "content": sys.stdin.read()}], max_tokens=45, temperature=0, logit_bias=ban, stream=True):
+ban = {{llm.token_eos(): -100.0}}  # 45 tokens, wherever the model would end
+for part in llm.create_chat_completion([{{"role": "user", "content": sys.stdin.read()}}], max_tokens=45, temperature=0, logit_bias=ban, stream=True):
     print(part["choices"][0]["delta"].get("content", ""), end="", flush=True)
 """
 

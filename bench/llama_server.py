@@ -9,20 +9,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-# The server with its weights as they stand in the file, as our engine has them: it has no option for it, and repacked for AMX llama.cpp crashes where a
-# virtual machine's processor names AMX and its kernel does not allow it.
-_SERVER = """
+from kept_weights import PRELUDE
+
+_SERVER = f"""{PRELUDE}
 import runpy
-import llama_cpp.llama_cpp as llama
-
-made = llama.llama_model_default_params
-
-def params():
-    result = made()
-    result.use_extra_bufts = False
-    return result
-
-llama.llama_model_default_params = params
 runpy.run_module("llama_cpp.server", run_name="__main__", alter_sys=True)
 """
 

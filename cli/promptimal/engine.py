@@ -303,7 +303,7 @@ class Engine:
                 batch.seq_id[i][0] = sequence
                 batch.logits[i] = output
             batch.n_tokens = len(part)
-            with _raising_after() if self._states else contextlib.nullcontext():
+            with _raising_after():
                 status = self._lib.llama_decode(self._context, batch)
             if status:
                 raise BadModel(f"llama.cpp could not evaluate a batch (status {status}): the prompt may be too long")

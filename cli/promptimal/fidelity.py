@@ -7,6 +7,7 @@ that carry a request (numbers, names, quotations, links, code, placeholders, neg
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -170,7 +171,7 @@ _BOTH_SIDES = re.compile(r"\bboth sides\b|\beach (?:position|side)\b|\bother sid
 def ruled_out(asks: str, request: str) -> list[str]:
     """The features of an answer ("example", "table", "both sides") that a request will have none of, and asks demand all the same."""
     unwanted = {stem(word): word for match in _WITHOUT.finditer(request) for word in match["feature"].split()}
-    found = [word for form, word in unwanted.items() if form in {item.form for item in items(asks) if item.kind == "word"}]
+    found = [word for form, word in unwanted.items() if form in words(asks)]
     one_sided = _BOTH_SIDES.search(asks) and _ONE_SIDED.search(request) and not _TWO_SIDED.search(request)
     return [*found, "both sides"] if one_sided else found
 
@@ -201,6 +202,12 @@ def items(text: str) -> Iterator[Item]:
         yield Item("negation", "not", match[0], *match.span())
     for match in _LIMIT.finditer(text):
         yield Item("limit", match[0].lower(), match[0], *match.span())
+
+
+@lru_cache(1024)  # a bank's asks come back with every prompt, a prompt with each of its asks
+def words(text: str) -> frozenset[str]:
+    """The content words of a text, as stems."""
+    return frozenset(item.form for item in items(text) if item.kind == "word")
 
 
 def stem(word: str) -> str:

@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain, combinations, islice
 from math import log
 from typing import Any, NamedTuple
@@ -310,10 +310,5 @@ def forbids_asks(view: str) -> bool:
 
 def is_redundant(ask: str, view: str) -> bool:
     """Whether most of what an ask says has been said already."""
-    words = _words(ask)
-    return bool(words) and len(words & _words(view)) >= 0.6 * len(words)
-
-
-@lru_cache(1024)  # a bank's asks come back with every prompt, a prompt with each of its asks
-def _words(text: str) -> frozenset[str]:
-    return frozenset(i.form for i in fidelity.items(text) if i.kind == "word")
+    words = fidelity.words(ask)
+    return bool(words) and len(words & fidelity.words(view)) >= 0.6 * len(words)
